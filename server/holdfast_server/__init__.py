@@ -1,0 +1,1 @@
+"""The Holdfast server: supervisor, gRPC edge, task engine and archive core."""

@@ -1,0 +1,240 @@
+"""Everything that can go wrong, as one exception tree without gRPC.
+
+HoldfastError
+├── InvalidArgument      the request is wrong, whatever the state of the system
+├── NotFound             no such resource, or none the caller may see
+├── AlreadyExists        an id is taken
+├── FailedPrecondition   right request, wrong state; retrying alone does not help
+├── PermissionDenied     known caller, not allowed
+├── Unauthenticated      no or bad credentials
+├── ResourceExhausted    disk, quota or capacity
+├── Aborted              another operation holds the resource
+├── DataLoss             stored bytes are not what was written
+├── Unavailable          try again later
+├── Unimplemented        part of the API, not built yet
+└── Internal             a defect of the service
+
+Each leaf carries a `Reason`: stable, listed with its remedy in docs/errors.md. `rpc/errors.py` holds the one table from
+leaves to gRPC status codes. Control flow inside a task (`Cancelled`, `Fenced`, `Drained`) is kept apart: it is no error
+and never reaches a caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = [
+    "REMEDIES",
+    "Aborted",
+    "AlreadyExists",
+    "Cancelled",
+    "DataLoss",
+    "Drained",
+    "FailedPrecondition",
+    "Fenced",
+    "FieldViolation",
+    "HoldfastError",
+    "Internal",
+    "InvalidArgument",
+    "NotFound",
+    "PermissionDenied",
+    "Reason",
+    "ResourceExhausted",
+    "Stopped",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "invalid_field",
+]
+
+
+class Reason(StrEnum):
+    """Stable machine-readable reasons; the wire's `ErrorInfo.reason`."""
+
+    INVALID_FIELD = "INVALID_FIELD"
+    REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
+    SOURCE_EXISTS = "SOURCE_EXISTS"
+    SOURCE_NOT_FOUND = "SOURCE_NOT_FOUND"
+    SOURCE_SUSPENDED = "SOURCE_SUSPENDED"
+    SOURCE_OFFLINE = "SOURCE_OFFLINE"
+    SOURCE_BUSY = "SOURCE_BUSY"
+    NOT_A_WALLET = "NOT_A_WALLET"
+    NO_SOURCES = "NO_SOURCES"
+    BACKUP_NOT_FOUND = "BACKUP_NOT_FOUND"
+    BACKUP_BUSY = "BACKUP_BUSY"
+    BACKUP_NOT_RESTORABLE = "BACKUP_NOT_RESTORABLE"
+    TASK_NOT_FOUND = "TASK_NOT_FOUND"
+    TASK_COMMITTING = "TASK_COMMITTING"
+    INTERRUPTED = "INTERRUPTED"
+    SOURCE_UNREADABLE = "SOURCE_UNREADABLE"
+    FOLDER_NOT_FOUND = "FOLDER_NOT_FOUND"
+    FOLDER_NOT_CREATABLE = "FOLDER_NOT_CREATABLE"
+    FOLDER_NOT_WRITABLE = "FOLDER_NOT_WRITABLE"
+    FOLDER_NOT_EMPTY = "FOLDER_NOT_EMPTY"
+    FOLDER_INSIDE_DATA_DIR = "FOLDER_INSIDE_DATA_DIR"
+    FOLDER_INSIDE_SOURCE = "FOLDER_INSIDE_SOURCE"
+    PATH_NOT_ALLOWED = "PATH_NOT_ALLOWED"
+    BAD_CREDENTIALS = "BAD_CREDENTIALS"
+    DISK_FULL = "DISK_FULL"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    TOO_MANY_WATCHERS = "TOO_MANY_WATCHERS"
+    CHECKSUM_MISMATCH = "CHECKSUM_MISMATCH"
+    ARCHIVE_MISSING = "ARCHIVE_MISSING"
+    ARCHIVE_INVALID = "ARCHIVE_INVALID"
+    STORAGE_UNREACHABLE = "STORAGE_UNREACHABLE"
+    CATALOG_BUSY = "CATALOG_BUSY"
+    SHUTTING_DOWN = "SHUTTING_DOWN"
+    NOT_AVAILABLE = "NOT_AVAILABLE"
+    INTERNAL = "INTERNAL"
+
+
+#: What a person can do about each reason. docs/errors.md prints this table; a test compares both.
+REMEDIES: Mapping[Reason, str] = {
+    Reason.INVALID_FIELD: "Correct the named field and call again.",
+    Reason.REQUEST_ID_REUSED: "Use a new request_id for a different request.",
+    Reason.SOURCE_EXISTS: "Choose another source_id, or update the present source.",
+    Reason.SOURCE_NOT_FOUND: "List the sources and use one of their ids.",
+    Reason.SOURCE_SUSPENDED: "Resume the source with UpdateSource.",
+    Reason.SOURCE_OFFLINE: "Make the source's path reachable again, then repeat the call.",
+    Reason.SOURCE_BUSY: "Wait for the tasks that use the source, or cancel them.",
+    Reason.NOT_A_WALLET: "Name a folder that holds Bank, Fracked, config.toml and transactions.csv, or register it as a DIRECTORY.",
+    Reason.NO_SOURCES: "Register a wallet, or name the sources to back up.",
+    Reason.BACKUP_NOT_FOUND: "List the backups and use one of their ids.",
+    Reason.BACKUP_BUSY: "Wait for the task that uses the backup, or cancel it.",
+    Reason.BACKUP_NOT_RESTORABLE: "Use a backup in state COMPLETED.",
+    Reason.TASK_NOT_FOUND: "List the tasks; ended tasks are kept for history_days.",
+    Reason.TASK_COMMITTING: "Wait: the task is past the point where it can be cancelled and ends by itself.",
+    Reason.INTERRUPTED: "Look at the task's log for what it did last, mend that, and start a new task.",
+    Reason.SOURCE_UNREADABLE: "Make the named file readable, ignore it by a pattern, or use on_source_error WARN.",
+    Reason.FOLDER_NOT_FOUND: "Create the folder, or set create_folder.",
+    Reason.FOLDER_NOT_CREATABLE: "Create the folder by hand with the service's rights.",
+    Reason.FOLDER_NOT_WRITABLE: "Give the service the right to write to the folder.",
+    Reason.FOLDER_NOT_EMPTY: "Name a folder that does not exist yet, or an empty one.",
+    Reason.FOLDER_INSIDE_DATA_DIR: "Name a folder outside the service's data directory.",
+    Reason.FOLDER_INSIDE_SOURCE: "Name a folder outside the sources that are backed up.",
+    Reason.PATH_NOT_ALLOWED: "Name a path below one of the configured [paths] roots, or extend them.",
+    Reason.BAD_CREDENTIALS: "Send `authorization: Bearer <token>` with the token from admin.token in the data directory.",
+    Reason.DISK_FULL: "Free space on the named filesystem and start again.",
+    Reason.QUOTA_EXCEEDED: "Raise the quota or remove old backups.",
+    Reason.TOO_MANY_WATCHERS: "Close a watch, or raise [server] max_watchers.",
+    Reason.CHECKSUM_MISMATCH: "Restore from another backup; the named one is damaged. Check the disk that holds it.",
+    Reason.ARCHIVE_MISSING: "Put the archive back where storage_path says, or use another backup.",
+    Reason.ARCHIVE_INVALID: "Use another archive; this one breaks its format's rules in the named place.",
+    Reason.STORAGE_UNREACHABLE: "Make the storage reachable and repeat the call.",
+    Reason.CATALOG_BUSY: "Repeat the call after the given delay.",
+    Reason.SHUTTING_DOWN: "Repeat the call when the server is back.",
+    Reason.NOT_AVAILABLE: "Leave out what this version does not serve; the README lists it under Limits.",
+    Reason.INTERNAL: "Look in the server's log under the request id and report it.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One field of a request that is wrong, as a dotted path from the request message, and why."""
+
+    field: str
+    description: str
+
+
+class HoldfastError(Exception):
+    """Base of all errors that a caller may see.
+
+    `message` says what happened and to what; `metadata` repeats every variable part of it under snake_case keys; it
+    never holds a secret. `remedy` says what to do. `retry_after` is in seconds.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        violations: Sequence[FieldViolation] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.violations = tuple(violations)
+        self.retry_after = retry_after
+
+    @property
+    def remedy(self) -> str:
+        return REMEDIES[self.reason]
+
+
+class InvalidArgument(HoldfastError):
+    """The request is wrong, whatever the state of the system."""
+
+
+class NotFound(HoldfastError):
+    """No such resource, or none that the caller may see."""
+
+
+class AlreadyExists(HoldfastError):
+    """An id is taken."""
+
+
+class FailedPrecondition(HoldfastError):
+    """The request is right, the state is not; retrying alone does not help."""
+
+
+class PermissionDenied(HoldfastError):
+    """A known caller is not allowed this."""
+
+
+class Unauthenticated(HoldfastError):
+    """No or bad credentials."""
+
+
+class ResourceExhausted(HoldfastError):
+    """Disk, quota or capacity is used up."""
+
+
+class Aborted(HoldfastError):
+    """Another operation holds the resource."""
+
+
+class DataLoss(HoldfastError):
+    """Stored bytes are not what was written."""
+
+
+class Unavailable(HoldfastError):
+    """Try again later."""
+
+
+class Unimplemented(HoldfastError):
+    """Part of the API, not built yet."""
+
+
+class Internal(HoldfastError):
+    """A defect of the service."""
+
+
+def invalid_field(field: str, description: str, **metadata: str) -> InvalidArgument:
+    """INVALID_ARGUMENT/INVALID_FIELD for one field (dotted path from the request message)."""
+    return InvalidArgument(
+        Reason.INVALID_FIELD,
+        f"{field}: {description}",
+        metadata={"field": field, **metadata},
+        violations=[FieldViolation(field, description)],
+    )
+
+
+class Stopped(Exception):  # noqa: N818
+    """A task was told to stop; unwinds the core so that it undoes its work. Never reaches a caller."""
+
+
+class Cancelled(Stopped):
+    """Somebody cancelled the task."""
+
+
+class Drained(Stopped):
+    """The worker shuts down; the task goes on later, in a new attempt that does not count as a failed one."""
+
+
+class Fenced(Stopped):
+    """Another attempt owns the task now: stop, and remove only what carries this attempt in its name."""
