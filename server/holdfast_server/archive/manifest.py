@@ -1,0 +1,287 @@
+"""The manifest: what an archive holds, with a SHA-256 for every file, as the archive's last member.
+
+docs/format.md ("Archive manifest") specifies it. The document is one JSON object laid out in lines, so that a million
+entries are written and read one by one: the first line ends with `"entries":[`, then one entry a line, then a line that
+starts with `],` and carries the totals. Spools are kept compressed in memory (about 70 bytes an entry), because a sealed
+archive must not leave names on a disk in clear.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from isal import isal_zlib
+
+from holdfast_server.archive.member import Member, MemberKind
+from holdfast_server.errors import DataLoss, Reason
+
+__all__ = [
+    "FORMAT_NAME",
+    "FORMAT_VERSION",
+    "MANIFEST_NAME",
+    "SUMS_NAME",
+    "ManifestEntry",
+    "ManifestReader",
+    "ManifestSpool",
+    "free_name",
+    "is_manifest_name",
+]
+
+FORMAT_NAME = "holdfast-manifest"
+FORMAT_VERSION = 1
+MANIFEST_NAME = b"holdfast-manifest.json"
+SUMS_NAME = b"holdfast-sha256sums.txt"
+
+#: A line longer than this is refused: PATH_MAX is no limit for nested folders, but no real path comes near it.
+MAX_LINE = 8 << 20
+
+_BLOCK = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestEntry:
+    """One member as the manifest states it.
+
+    `sha256` is the digest of a FILE's content (32 bytes), None for other kinds. `changed` says that the file changed
+    while it was read, three times in a row, so that its content may mix two states.
+    """
+
+    member: Member
+    sha256: bytes | None = None
+    changed: bool = False
+
+    def to_line(self) -> bytes:
+        """The entry as one line of JSON, without a line end."""
+        m = self.member
+        record: dict[str, Any] = {}
+        _put_bytes(record, "path", m.path)
+        record["type"] = m.kind.value
+        record["mode"] = f"{m.mode:04o}"
+        record["mtime"] = format_mtime(m.mtime_ns)
+        record["uid"] = m.uid
+        record["gid"] = m.gid
+        if m.kind is MemberKind.FILE:
+            if self.sha256 is None:
+                raise ValueError("a file's entry needs its sha256")
+            record["size"] = m.size
+            record["sha256"] = self.sha256.hex()
+            if m.sparse:
+                record["sparse"] = True
+            if self.changed:
+                record["changed"] = True
+        elif m.kind in (MemberKind.SYMLINK, MemberKind.HARDLINK):
+            _put_bytes(record, "target", m.link_target)
+        return _dumps(record)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> ManifestEntry:
+        """Read one entry back. Raises DataLoss/CHECKSUM_MISMATCH when it does not follow the format."""
+        try:
+            kind = MemberKind(record["type"])
+            sha256 = bytes.fromhex(record["sha256"]) if kind is MemberKind.FILE else None
+            if sha256 is not None and len(sha256) != 32:
+                raise ValueError("sha256 needs 64 hexadecimal digits")
+            size = record["size"] if kind is MemberKind.FILE else 0
+            if not isinstance(size, int) or size < 0:
+                raise ValueError("size must be a whole number")
+            has_target = kind in (MemberKind.SYMLINK, MemberKind.HARDLINK)
+            member = Member(
+                path=_get_bytes(record, "path"),
+                kind=kind,
+                mode=int(record["mode"], 8),
+                mtime_ns=parse_mtime(record["mtime"]),
+                uid=int(record["uid"]),
+                gid=int(record["gid"]),
+                size=size,
+                link_target=_get_bytes(record, "target") if has_target else b"",
+                sparse=bool(record.get("sparse", False)),
+            )
+        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+            raise _broken(f"an entry is malformed: {error}") from error
+        return cls(member, sha256, bool(record.get("changed", False)))
+
+
+class ManifestSpool:
+    """Collects a manifest entry by entry, compressed in memory, and gives it out as bytes.
+
+    Not thread-safe: one writer owns it. `size` is exact after `finish`.
+    """
+
+    def __init__(self, header: Mapping[str, Any]) -> None:
+        self._deflate = isal_zlib.compressobj(level=1, wbits=-15)
+        self._chunks: list[bytes] = []
+        self._first = True
+        self._finished = False
+        self.size = 0
+        self.entries = 0
+        first = {"format": FORMAT_NAME, "version": FORMAT_VERSION, **header}
+        self._put(_dumps(first)[:-1] + b',"entries":[\n')
+
+    def add(self, entry: ManifestEntry) -> None:
+        line = entry.to_line()
+        self._put(line if self._first else b",\n" + line)
+        self._first = False
+        self.entries += 1
+
+    def finish(self, totals: Mapping[str, Any]) -> None:
+        """Close the document. `totals` must not be empty and follows the entries."""
+        self._put(b"\n]," + _dumps(totals)[1:] + b"\n")
+        self._chunks.append(self._deflate.flush())
+        self._finished = True
+
+    def blocks(self) -> Iterator[bytes]:
+        """The finished document, block by block; may be called again."""
+        if not self._finished:
+            raise RuntimeError("finish() comes first")
+        inflate = isal_zlib.decompressobj(wbits=-15)
+        for chunk in self._chunks:
+            data = inflate.decompress(chunk, _BLOCK)
+            while data:
+                yield data
+                data = inflate.decompress(inflate.unconsumed_tail, _BLOCK)
+        rest = inflate.flush()
+        if rest:
+            yield rest
+
+    def sums(self) -> Iterator[bytes]:
+        """The same files as lines for `sha256sum -c`, block by block.
+
+        Names with a backslash, newline or carriage return are escaped as coreutils does: the line starts with a backslash.
+        """
+        lines: list[bytes] = []
+        for entry in ManifestReader(self.blocks()):
+            if entry.sha256 is not None:
+                lines.append(sums_line(entry.member.path, entry.sha256))
+                if len(lines) >= 1024:
+                    yield b"".join(lines)
+                    lines.clear()
+        if lines:
+            yield b"".join(lines)
+
+    def _put(self, data: bytes) -> None:
+        self.size += len(data)
+        packed = self._deflate.compress(data)
+        if packed:
+            self._chunks.append(packed)
+
+
+class ManifestReader:
+    """Reads a manifest from blocks of bytes: `header` first, then iterate the entries, then `totals`.
+
+    Raises DataLoss/CHECKSUM_MISMATCH for anything that does not follow docs/format.md. `totals` is set only once the
+    iteration has ended.
+    """
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self._lines = _lines(blocks)
+        first = next(self._lines, b"")
+        if not first.endswith(b'"entries":['):
+            raise _broken("its first line does not open the entries")
+        self.header: Mapping[str, Any] = _loads(first + b"]}")
+        if self.header.get("format") != FORMAT_NAME:
+            raise _broken("it does not say holdfast-manifest")
+        if self.header.get("version") != FORMAT_VERSION:
+            raise _broken(f"its version is {self.header.get('version')!r}, this program reads {FORMAT_VERSION}")
+        self.totals: Mapping[str, Any] | None = None
+
+    def __iter__(self) -> Iterator[ManifestEntry]:
+        for line in self._lines:
+            if line.startswith(b"],"):
+                self.totals = _loads(b"{" + line[2:])
+                if any(rest for rest in self._lines):
+                    raise _broken("text follows its end")
+                return
+            if line:
+                yield ManifestEntry.from_record(_loads(line.removesuffix(b",")))
+        raise _broken("it ends before its totals")
+
+
+def is_manifest_name(path: bytes) -> bool:
+    """Whether the last member of an archive carries a manifest by its name (docs/format.md)."""
+    stem, dot, suffix = path.partition(b".")
+    base, _, number = stem.partition(b"holdfast-manifest")
+    return not base and dot == b"." and suffix == b"json" and (not number or number[:1] == b"-" and number[1:].isdigit())
+
+
+def free_name(wanted: bytes, taken: Iterable[bytes]) -> bytes:
+    """`wanted`, or `wanted` with -2, -3, … before its suffix when the root of the source has that name already."""
+    used = set(taken)
+    stem, dot, suffix = wanted.rpartition(b".")
+    name, n = wanted, 1
+    while name in used:
+        n += 1
+        name = stem + b"-%d" % n + dot + suffix
+    return name
+
+
+def sums_line(path: bytes, sha256: bytes) -> bytes:
+    """One line of `sha256sum` output, line end included."""
+    escaped = path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+    mark = b"\\" if escaped != path else b""
+    return mark + sha256.hex().encode() + b"  " + escaped + b"\n"
+
+
+def format_mtime(mtime_ns: int) -> str:
+    """Seconds since the epoch as an exact decimal string: `1700000000.123456789`, `-0.500000000`."""
+    sign = "-" if mtime_ns < 0 else ""
+    seconds, nanoseconds = divmod(abs(mtime_ns), 1_000_000_000)
+    return f"{sign}{seconds}.{nanoseconds:09d}"
+
+
+def parse_mtime(text: str) -> int:
+    """Nanoseconds since the epoch from `format_mtime`'s form. Raises ValueError for any other."""
+    sign = -1 if text.startswith("-") else 1
+    seconds, dot, fraction = text.removeprefix("-").partition(".")
+    if not (dot and seconds.isascii() and seconds.isdigit() and len(fraction) == 9 and fraction.isascii() and fraction.isdigit()):
+        raise ValueError(f"{text!r} is no time")
+    return sign * (int(seconds) * 1_000_000_000 + int(fraction))
+
+
+def _put_bytes(record: dict[str, Any], key: str, value: bytes) -> None:
+    try:
+        record[key] = value.decode()
+    except UnicodeDecodeError:
+        record[key + "_base64"] = base64.b64encode(value).decode()
+
+
+def _get_bytes(record: Mapping[str, Any], key: str) -> bytes:
+    if key in record:
+        text = record[key]
+        if not isinstance(text, str):
+            raise ValueError(f"{key} must be text")
+        return text.encode()
+    return base64.b64decode(record[key + "_base64"], validate=True)
+
+
+def _dumps(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _loads(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise _broken(f"a line is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise _broken("a line is no JSON object")
+    return value
+
+
+def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for block in blocks:
+        *whole, rest = (rest + block).split(b"\n")
+        yield from whole
+        if len(rest) > MAX_LINE:
+            raise _broken("a line is too long")
+    if rest:
+        yield rest
+
+
+def _broken(what: str) -> DataLoss:
+    return DataLoss(Reason.CHECKSUM_MISMATCH, f"the archive's manifest cannot be trusted: {what}", metadata={"detail": what})
