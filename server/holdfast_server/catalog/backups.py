@@ -1,0 +1,99 @@
+"""Queries on backups and what was proved of them. Every function works inside the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from holdfast_server.catalog import schema
+from holdfast_server.catalog.rows import BackupRow, BackupState, VerificationRow
+
+__all__ = [
+    "BackupFilter",
+    "add_verification",
+    "backups_of_task",
+    "delete_backup",
+    "get_backup",
+    "insert_backup",
+    "list_backups",
+    "update_backup",
+    "verifications_of",
+]
+
+_b = schema.backups
+_v = schema.verifications
+
+
+@dataclass(frozen=True, slots=True)
+class BackupFilter:
+    """What ListBackups selects; empty means any."""
+
+    source_id: str | None = None
+    task_id: str | None = None
+    states: Collection[str] = ()
+    kinds: Collection[str] = ()
+
+
+def insert_backup(connection: sa.Connection, row: BackupRow) -> None:
+    connection.execute(_b.insert().values(**row.values()))
+
+
+def get_backup(connection: sa.Connection, backup_id: str) -> BackupRow | None:
+    found = connection.execute(_b.select().where(_b.c.backup_id == backup_id)).mappings().first()
+    return BackupRow.of(found) if found else None
+
+
+def backups_of_task(connection: sa.Connection, task_id: str) -> list[BackupRow]:
+    query = _b.select().where(_b.c.task_id == task_id).order_by(_b.c.create_time, _b.c.backup_id)
+    return [BackupRow.of(row) for row in connection.execute(query).mappings()]
+
+
+def list_backups(
+    connection: sa.Connection, chosen: BackupFilter, *, limit: int, before: tuple[int, str] | None
+) -> list[BackupRow]:
+    """Newest first, starting after the row with (create_time, backup_id) `before`."""
+    query = _b.select().order_by(_b.c.create_time.desc(), _b.c.backup_id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(sa.tuple_(_b.c.create_time, _b.c.backup_id) < sa.tuple_(*map(sa.literal, before)))
+    if chosen.source_id is not None:
+        query = query.where(_b.c.source_id == chosen.source_id)
+    if chosen.task_id is not None:
+        query = query.where(_b.c.task_id == chosen.task_id)
+    if chosen.states:
+        query = query.where(_b.c.state.in_(sorted(chosen.states)))
+    if chosen.kinds:
+        query = query.where(_b.c.kind.in_(sorted(chosen.kinds)))
+    return [BackupRow.of(row) for row in connection.execute(query).mappings()]
+
+
+def update_backup(
+    connection: sa.Connection, backup_id: str, *, only_in: BackupState | None = None, **values: Any
+) -> bool:
+    """Set columns; False when there is no such backup, or it is not in state `only_in`."""
+    conditions = [_b.c.backup_id == backup_id]
+    if only_in is not None:
+        conditions.append(_b.c.state == only_in)
+    return connection.execute(_b.update().where(*conditions).values(**values)).rowcount > 0
+
+
+def delete_backup(connection: sa.Connection, backup_id: str) -> None:
+    """Forget a backup that never came to be (cancelled)."""
+    connection.execute(_b.delete().where(_b.c.backup_id == backup_id))
+
+
+def add_verification(connection: sa.Connection, backup_id: str, **values: Any) -> None:
+    """Keep evidence, numbered from 1 for each backup."""
+    last = connection.execute(sa.select(sa.func.max(_v.c.number)).where(_v.c.backup_id == backup_id)).scalar()
+    connection.execute(_v.insert().values(backup_id=backup_id, number=(last or 0) + 1, **values))
+
+
+def verifications_of(connection: sa.Connection, backup_ids: Collection[str]) -> dict[str, list[VerificationRow]]:
+    """All evidence of the named backups, oldest first."""
+    query = _v.select().where(_v.c.backup_id.in_(sorted(backup_ids))).order_by(_v.c.backup_id, _v.c.number)
+    found: dict[str, list[VerificationRow]] = {}
+    for row in connection.execute(query).mappings():
+        found.setdefault(row["backup_id"], []).append(VerificationRow.of(row))
+    return found

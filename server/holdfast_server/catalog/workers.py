@@ -1,0 +1,63 @@
+"""Worker processes and their leases."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import sqlalchemy as sa
+
+from holdfast_server.catalog import schema
+from holdfast_server.catalog.rows import TaskRow, TaskState
+
+__all__ = ["expire_leases", "forget_workers", "heartbeat", "lost_tasks", "register_worker", "renew_leases", "stale_dispatches"]
+
+_w = schema.workers
+_t = schema.tasks
+_OWNED = (TaskState.RUNNING, TaskState.CANCELLING)
+
+
+def register_worker(connection: sa.Connection, owner: str, host: str, pid: int, now: int) -> None:
+    connection.execute(_w.insert().values(owner=owner, host=host, pid=pid, start_time=now, heartbeat=now))
+
+
+def heartbeat(connection: sa.Connection, owner: str, now: int) -> None:
+    connection.execute(_w.update().where(_w.c.owner == owner).values(heartbeat=now))
+
+
+def forget_workers(connection: sa.Connection, silent_since: int) -> None:
+    """Drop workers that have been silent since before the given time."""
+    connection.execute(_w.delete().where(_w.c.heartbeat < silent_since))
+
+
+def renew_leases(connection: sa.Connection, owner: str, expires: int) -> set[str]:
+    """Extend every lease of a worker; gives the ids of the tasks it still owns."""
+    rows = connection.execute(
+        _t.update()
+        .where(_t.c.owner == owner, _t.c.state.in_(_OWNED))
+        .values(lease_expires=expires)
+        .returning(_t.c.task_id)
+    )
+    return {row[0] for row in rows}
+
+
+def expire_leases(connection: sa.Connection, owners: Collection[str]) -> int:
+    """End the leases of workers that are known to be dead."""
+    return connection.execute(
+        _t.update().where(_t.c.owner.in_(sorted(owners)), _t.c.state.in_(_OWNED)).values(lease_expires=0)
+    ).rowcount
+
+
+def lost_tasks(connection: sa.Connection, now: int) -> list[TaskRow]:
+    """Tasks whose worker fell silent."""
+    query = _t.select().where(_t.c.state.in_(_OWNED), _t.c.lease_expires < now)
+    return [TaskRow.of(row) for row in connection.execute(query).mappings()]
+
+
+def stale_dispatches(connection: sa.Connection, dispatched_before: int) -> list[TaskRow]:
+    """Tasks that were handed to the queue some time ago and that no worker has claimed."""
+    query = _t.select().where(
+        _t.c.state.in_((TaskState.PENDING, TaskState.CANCELLING)),
+        _t.c.dispatch_time < dispatched_before,
+        _t.c.owner.is_(None),
+    )
+    return [TaskRow.of(row) for row in connection.execute(query).mappings()]
