@@ -144,18 +144,20 @@ def move(
     to: TaskState,
     now: int,
     *,
-    attempt: int | None = None,
-    where: Sequence[sa.ColumnElement[bool]] = (),
+    fence: int | None = None,
+    lease_before: int | None = None,
     **values: Any,
 ) -> TaskRow | None:
     """Change a task's state along the graph, with its STATE event; None when the row is not as stated.
 
-    `attempt` fences: a run whose attempt is over changes nothing.
+    `fence` is the attempt that must still be the present one; `lease_before` demands a lease that ended before then.
     """
     allowed = [state for state, targets in MOVES.items() if to in targets]
-    conditions = [_t.c.task_id == task_id, _t.c.state.in_(allowed), *where]
-    if attempt is not None:
-        conditions.append(_t.c.attempt == attempt)
+    conditions = [_t.c.task_id == task_id, _t.c.state.in_(allowed)]
+    if fence is not None:
+        conditions.append(_t.c.attempt == fence)
+    if lease_before is not None:
+        conditions.append(_t.c.lease_expires < lease_before)
     changed = (
         connection.execute(
             _t.update()

@@ -1,1 +1,1 @@
-
+"""The task engine: durable, cancellable, observable operations with attempts, leases, locks and events."""

@@ -1,0 +1,269 @@
+"""The worker process's engine room: claims attempts, runs them, keeps their leases, and drains.
+
+Threads: DBOS's, on which the work runs; and one *keeper*, which every 100 ms reads the control columns of running tasks, every
+250 ms flushes their progress, every fifth of a lease renews it, and every second ticks the engine. A keeper that cannot
+reach the catalog for a whole lease fences its own tasks, because others may have taken them over.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from holdfast_server.catalog import tasks, workers
+from holdfast_server.catalog.database import Database
+from holdfast_server.catalog.rows import TaskKind, TaskRow, TaskState
+from holdfast_server.clock import Clock
+from holdfast_server.errors import (
+    Cancelled,
+    Drained,
+    FailedPrecondition,
+    Fenced,
+    HoldfastError,
+    Internal,
+    Reason,
+    Unavailable,
+)
+from holdfast_server.storage.local import translate_os_error
+from holdfast_server.tasks.engine import TaskEngine
+from holdfast_server.tasks.housekeeping import Housekeeper
+from holdfast_server.tasks.run import TaskHandler, TaskRun
+
+__all__ = ["Worker"]
+
+_log = logging.getLogger(__name__)
+
+_CONTROL_SECONDS = 0.1
+_FLUSH_SECONDS = 0.25
+_TICK_SECONDS = 1.0
+#: Attempts in a row that got no further than an earlier one, before a task is given up.
+_FRUITLESS_LIMIT = 3
+
+
+@dataclass(slots=True)
+class _Due:
+    """When the keeper does what next, in monotonic seconds."""
+
+    flush: float = 0.0
+    renew: float = 0.0
+    tick: float = 0.0
+    housekeeping: float = 0.0
+
+
+class Worker:
+    """Runs the tasks of one process. `owner` identifies the process and nothing else."""
+
+    def __init__(
+        self,
+        owner: str,
+        database: Database,
+        engine: TaskEngine,
+        handlers: Mapping[TaskKind, TaskHandler],
+        housekeeper: Housekeeper,
+        clock: Clock,
+        lease_seconds: float,
+    ) -> None:
+        self._owner = owner
+        self._database = database
+        self._engine = engine
+        self._handlers = handlers
+        self._housekeeper = housekeeper
+        self._clock = clock
+        self._lease = lease_seconds
+        self._runs: dict[str, TaskRun] = {}
+        self._runs_lock = threading.Lock()
+        self._draining = threading.Event()
+        self._stopped = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+
+    def start(self, dead_owners: Sequence[str] = ()) -> None:
+        """Announce the process, expire the leases of workers that the supervisor saw die, start the keeper."""
+        with self._database.write() as connection:
+            if dead_owners:
+                workers.expire_leases(connection, dead_owners)
+            workers.register_worker(connection, self._owner, socket.gethostname(), os.getpid(), self._clock.now())
+        self._engine.tick()
+        self._keeper.start()
+
+    def drain(self, seconds: float) -> None:
+        """Stop claiming; let running tasks finish for a while, then hand them back to the queue. Returns when all is quiet."""
+        self._draining.set()
+        deadline = self._clock.monotonic() + seconds
+        while self._running() and self._clock.monotonic() < deadline:
+            self._stopped.wait(0.05)
+        for run in self._running():
+            run.control.drain()
+        # Undoing takes a moment; a task that hangs in the kernel must not keep the process for ever.
+        deadline = self._clock.monotonic() + 10.0
+        while self._running() and self._clock.monotonic() < deadline:
+            self._stopped.wait(0.02)
+        self._stopped.set()
+
+    def execute(self, task_id: str, attempt: int) -> str:
+        """Run one attempt from the queue to its end. Never raises; what it gives back is for DBOS's records only."""
+        try:
+            run = self._claim(task_id, attempt)
+        except Exception:  # the lease rules recover the task; DBOS must not see an error
+            _log.exception("claiming attempt %d of task %s failed", attempt, task_id)
+            return "unclaimed"
+        if run is None:
+            return "fenced"
+        with self._runs_lock:
+            self._runs[task_id] = run
+        try:
+            return self._run(run, self._handlers[TaskKind(run.row.kind)])
+        except Exception:
+            _log.exception("ending attempt %d of task %s failed", attempt, task_id)
+            return "lost"
+        finally:
+            with self._runs_lock:
+                self._runs.pop(task_id, None)
+            self._admit()
+
+    def _claim(self, task_id: str, attempt: int) -> TaskRun | None:
+        if self._draining.is_set():
+            with self._database.write() as connection:
+                tasks.update_attempt(connection, task_id, attempt, attempt=attempt + 1, dispatch_time=None)
+            return None
+        now = self._clock.now()
+        lease = {"owner": self._owner, "lease_expires": now + self._lease_length}
+        with self._database.write() as connection:
+            row = tasks.get_task(connection, task_id)
+            if row is None or row.attempt != attempt or row.owner is not None:
+                return None
+            if row.state == TaskState.CANCELLING:
+                tasks.update_attempt(connection, task_id, attempt, **lease)
+                claimed: TaskRow | None = tasks.get_task(connection, task_id)
+            else:
+                claimed = tasks.move(
+                    connection, task_id, TaskState.RUNNING, now, fence=attempt,
+                    start_time=row.start_time or now, message="running", **lease,
+                )  # fmt: skip
+        return TaskRun(claimed, self._database, self._clock) if claimed else None
+
+    def _run(self, run: TaskRun, handler: TaskHandler) -> str:
+        run.log(f"attempt {run.attempt} starts")
+        try:
+            if run.attempt > 1:
+                run.left_behind += handler.clean(run)
+            if run.row.cancel_requested:
+                raise Cancelled
+            if run.row.fruitless >= _FRUITLESS_LIMIT:
+                raise _interrupted(run.row)
+            outcome = handler.run(run)
+            try:
+                run.log(outcome.message)
+                run.complete(outcome)
+            except (Cancelled, Fenced) as stop:
+                if outcome.undo is not None and isinstance(stop, Cancelled):
+                    outcome.undo()
+                raise
+            return "completed"
+        except Fenced:
+            _log.warning("attempt %d of task %s is over: another one took the task", run.attempt, run.task_id)
+            return "fenced"
+        except Drained:
+            run.log("the worker shuts down; the task is handed back")
+            run.hand_back()
+            return "drained"
+        except Cancelled:
+            run.log("cancelled")
+            run.end_cancelled(handler)
+            return "cancelled"
+        except Exception as error:  # every failure of the work ends the task, none may end the worker
+            failure = self._as_failure(run, error)
+            run.log(f"failed: {failure.message} ({failure.reason})", "ERROR")
+            run.fail(failure, handler)
+            return "failed"
+
+    def _as_failure(self, run: TaskRun, error: Exception) -> HoldfastError:
+        if isinstance(error, HoldfastError):
+            return error
+        if isinstance(error, OSError):
+            return translate_os_error(error, f"{run.row.kind.lower()} task")
+        _log.exception("task %s failed unexpectedly", run.task_id, exc_info=error)
+        return Internal(
+            Reason.INTERNAL,
+            "the task failed for a reason inside the service",
+            metadata={"task_id": run.task_id, "exception": type(error).__name__},
+        )
+
+    def _admit(self) -> None:
+        try:
+            with self._database.write() as connection:
+                self._engine.admit(connection)
+        except Exception:
+            _log.exception("admitting tasks failed; the next tick tries again")
+
+    @property
+    def _lease_length(self) -> int:
+        return int(self._lease * 1_000_000)
+
+    def _running(self) -> list[TaskRun]:
+        with self._runs_lock:
+            return list(self._runs.values())
+
+    def _keep(self) -> None:
+        due = _Due()
+        reached = self._clock.monotonic()
+        while not self._stopped.wait(_CONTROL_SECONDS if self._running() else _TICK_SECONDS / 4):
+            now = self._clock.monotonic()
+            try:
+                self._keep_once(due, now)
+                reached = now
+            except Unavailable:
+                pass
+            except Exception:
+                _log.exception("the keeper's round failed")
+            if self._clock.monotonic() - reached > self._lease:
+                for run in self._running():
+                    run.control.fence()
+
+    def _keep_once(self, due: _Due, now: float) -> None:
+        runs = self._running()
+        if runs:
+            self._read_controls(runs)
+        if now >= due.renew:
+            self._renew(runs)
+            due.renew = now + self._lease / 5
+        if runs and now >= due.flush:
+            for run in runs:
+                run.flush()
+            due.flush = now + _FLUSH_SECONDS
+        if now >= due.tick and not self._draining.is_set():
+            self._engine.tick()
+            due.tick = now + _TICK_SECONDS
+        if now >= due.housekeeping and not runs:
+            self._housekeeper.run()
+            due.housekeeping = now + 86_400.0
+
+    def _read_controls(self, runs: Sequence[TaskRun]) -> None:
+        with self._database.read() as connection:
+            for run in runs:
+                row = tasks.get_task(connection, run.task_id)
+                if row is None or row.attempt != run.attempt:
+                    run.control.fence()
+                elif row.cancel_requested:
+                    run.control.cancel()
+
+    def _renew(self, runs: Sequence[TaskRun]) -> None:
+        now = self._clock.now()
+        with self._database.write(durable=False) as connection:
+            workers.heartbeat(connection, self._owner, now)
+            if runs:
+                workers.renew_leases(connection, self._owner, now + self._lease_length)
+
+
+def _interrupted(row: TaskRow) -> FailedPrecondition:
+    phase = str(row.progress.get("phase", "starting"))
+    file = str(row.progress.get("current_file", ""))
+    where = f"in phase {phase}" + (f" at {file}" if file else "")
+    return FailedPrecondition(
+        Reason.INTERRUPTED,
+        f"{row.fruitless} attempts in a row lost their worker without getting further, last {where}",
+        metadata={"phase": phase, "file": file, "attempts": str(row.attempt)},
+    )
