@@ -29,15 +29,13 @@ def forget_workers(connection: sa.Connection, silent_since: int) -> None:
     connection.execute(_w.delete().where(_w.c.heartbeat < silent_since))
 
 
-def renew_leases(connection: sa.Connection, owner: str, expires: int) -> set[str]:
-    """Extend every lease of a worker; gives the ids of the tasks it still owns."""
-    rows = connection.execute(
+def renew_leases(connection: sa.Connection, owner: str, task_ids: Collection[str], expires: int) -> None:
+    """Extend the leases of tasks that a worker really runs."""
+    connection.execute(
         _t.update()
-        .where(_t.c.owner == owner, _t.c.state.in_(_OWNED))
+        .where(_t.c.owner == owner, _t.c.task_id.in_(sorted(task_ids)), _t.c.state.in_(_OWNED))
         .values(lease_expires=expires)
-        .returning(_t.c.task_id)
     )
-    return {row[0] for row in rows}
 
 
 def expire_leases(connection: sa.Connection, owners: Collection[str]) -> int:

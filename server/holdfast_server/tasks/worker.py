@@ -255,7 +255,8 @@ class Worker:
         with self._database.write(durable=False) as connection:
             workers.heartbeat(connection, self._owner, now)
             if runs:
-                workers.renew_leases(connection, self._owner, now + self._lease_length)
+                running = [run.task_id for run in runs]
+                workers.renew_leases(connection, self._owner, running, now + self._lease_length)
 
 
 def _interrupted(row: TaskRow) -> FailedPrecondition:

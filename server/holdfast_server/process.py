@@ -1,0 +1,62 @@
+"""What a child process owes its supervisor: to say when it is ready, and to vanish with it.
+
+The supervisor passes two pipes by number: `life`, which the child only reads (end of file means that the supervisor is
+gone), and `status`, on which it writes one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Child", "attach", "raise_file_limit"]
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """The child's end of the two pipes; without a supervisor (`--role` by hand) nothing is sent anywhere."""
+
+    status_fd: int | None
+
+    def report(self, **message: Any) -> None:
+        if self.status_fd is not None:
+            os.write(self.status_fd, json.dumps(message).encode() + b"\n")
+
+
+def attach(life_fd: int | None, status_fd: int | None, parent: int | None) -> Child:
+    """Tie this process to its supervisor: die with it, by signal where the kernel can, else on end of file."""
+    if life_fd is not None:
+        if sys.platform == "linux":
+            libc = ctypes.CDLL(None, use_errno=True)
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if parent is not None and os.getppid() != parent:
+                os._exit(1)  # it died before the call above
+        threading.Thread(target=_exit_with_parent, args=(life_fd,), name="life-line", daemon=True).start()
+    return Child(status_fd)
+
+
+def raise_file_limit() -> None:
+    """Lift the soft limit of open files to the hard one: streams and deep folders need descriptors."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 65_536)
+    if wanted > soft:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError):
+            pass
+
+
+def _exit_with_parent(life_fd: int) -> None:
+    while os.read(life_fd, 1):
+        pass
+    os._exit(1)
