@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
 import sys
@@ -45,13 +46,15 @@ __all__ = [
 _NO_RENAME_FLAGS = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 
+#: Conditions that may pass by themselves. Not every platform has every name.
 _UNREACHABLE = frozenset(
-    getattr(errno, name)
-    for name in (
-        "EIO ESTALE ENODEV ENXIO ETIMEDOUT ENOTCONN ECONNRESET ECONNREFUSED ECONNABORTED EHOSTDOWN EHOSTUNREACH "
-        "ENETDOWN ENETUNREACH EREMOTEIO ESHUTDOWN EBUSY EMFILE ENFILE ENOMEM EAGAIN EINTR ENOMEDIUM"
-    ).split()
-    if hasattr(errno, name)
+    number
+    for number, name in errno.errorcode.items()
+    if re.fullmatch(
+        "EIO|ESTALE|ENODEV|ENXIO|ETIMEDOUT|ENOTCONN|ECONN(RESET|REFUSED|ABORTED)|EHOST(DOWN|UNREACH)|ENET(DOWN|UNREACH)"
+        "|EREMOTEIO|ESHUTDOWN|ENOMEDIUM|EBUSY|EMFILE|ENFILE|ENOMEM|EAGAIN|EINTR",
+        name,
+    )
 )
 _RETRY_AFTER = 5.0
 
@@ -243,14 +246,14 @@ class _Removal:
         if status.st_mode & 0o700 != 0o700:
             with contextlib.suppress(PermissionError):  # of another owner: what it forbids will fail by itself
                 os.fchmod(fd, 0o700)
-        with os.scandir(fd) as entries:
-            for entry in entries:
+        with os.scandir(fd) as entries:  # to its end first: removing while listing makes some file systems skip entries
+            listed = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for child, is_directory in listed:
+            if is_directory:
+                level.pending.append(child)
+            else:
                 self._check()
-                child = os.fsencode(entry.name)
-                if entry.is_dir(follow_symlinks=False):
-                    level.pending.append(child)
-                else:
-                    self._unlink(child)
+                self._unlink(child)
 
     def _open(self, name: bytes) -> int:
         parent = self._chain.innermost.fd

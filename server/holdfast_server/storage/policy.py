@@ -248,24 +248,19 @@ class FolderPolicy:
 
     def _create(self, found: Deepest, path: bytes, sources: Sequence[OpenFolder]) -> OpenFolder:
         """Make what is missing of `path`; nothing of it stays if that fails."""
-        folders = _NewFolders(found.folder.fd)
-        try:
+        with contextlib.ExitStack() as undo:
+            folders = _NewFolders(found.folder.fd)
+            undo.callback(folders.close)
+            undo.callback(folders.undo)
             try:
-                opened = OpenFolder(folders.make(found.missing), path)
+                opened = undo.enter_context(OpenFolder(folders.make(found.missing), path))
             except OSError as error:
                 raise _not_creatable(path, error) from error
-            try:
-                # Once more: somebody may have put something else there between the check and now.
-                self._check_place(opened.fd, path, sources)
-            except BaseException:
-                opened.close()
-                raise
-            return opened
-        except BaseException:
-            folders.undo()
-            raise
-        finally:
+            # Once more: somebody may have put something else there between the check and now.
+            self._check_place(opened.fd, path, sources)
+            undo.pop_all()
             folders.close()
+        return opened
 
 
 def _passed(fd: int, path: bytes) -> OpenFolder:
