@@ -188,11 +188,17 @@ def open_deepest(path: bytes) -> Deepest:
     first: OSError | None = None
     while True:
         try:
-            return Deepest(OpenFolder(os.open(head, PASSING_FLAGS), head), missing[::-1], first)
+            folder = OpenFolder(os.open(head, PASSING_FLAGS), head)
         except OSError as error:
             first = first or error
             if head == b"/":
                 raise
+        else:
+            # One that may not be passed cannot be asked for its parents: it counts as missing.
+            if head == b"/" or may(folder.fd, os.X_OK):
+                return Deepest(folder, missing[::-1], first)
+            folder.close()
+            first = first or PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         head, _, name = head.rpartition(b"/")
         head = head.rstrip(b"/") or b"/"
         missing.append(name)

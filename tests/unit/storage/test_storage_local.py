@@ -86,18 +86,14 @@ def test_publish_never_replaces(tmp_path: Path, opened: Opener, any_kernel: Call
     assert (tmp_path / "a.partial").read_bytes() == b"new"
 
 
-def test_of_racing_publishers_exactly_one_wins(
-    tmp_path: Path, opened: Opener, any_kernel: Callable[[], bool]
-) -> None:
+def test_of_racing_publishers_exactly_one_wins(tmp_path: Path, opened: Opener, any_kernel: Callable[[], bool]) -> None:
     fd = opened(tmp_path)
     racers = 2
     for number in range(60):
         barrier = threading.Barrier(racers)
         won: list[int] = []
 
-        def race(
-            racer: int, number: int = number, barrier: threading.Barrier = barrier, won: list[int] = won
-        ) -> None:
+        def race(racer: int, number: int = number, barrier: threading.Barrier = barrier, won: list[int] = won) -> None:
             temporary = f"{number}.{racer}.partial".encode()
             (tmp_path / os.fsdecode(temporary)).write_bytes(b"%d" % racer)
             barrier.wait()
@@ -170,9 +166,7 @@ def test_write_file_fails_clean(
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("name", b"old")]
 
 
-def test_write_file_goes_on_after_short_writes(
-    tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write_file_goes_on_after_short_writes(tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     original = os.write
     sizes: list[int] = []
 
