@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast_server.storage.descent import OPEN_LEVELS
+from holdfast_server.storage.local import remove_tree
 from holdfast_server.storage.tree import EntryKind, ProblemReason, TreeEntry, TreeProblem, problem_from, walk
 
 from .conftest import NOBODY, Mounter, Opener
@@ -204,6 +205,7 @@ def test_any_depth_with_few_open_directories(tmp_path: Path, opened: Opener) -> 
             longest = max(longest, len(item.path))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        remove_tree(fd, b"deep")  # too deep for the clean-up of others
     assert count == 10_000
     assert longest == 5000 * 5 + 1
 
