@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -433,8 +433,3 @@ def hash_file(fd: int, check: Callable[[], None]) -> str:
         digest.update(data)
         position += len(data)
     return digest.hexdigest()
-
-
-def identities(folders: Collection[OpenFolder]) -> frozenset[tuple[int, int]]:
-    """(st_dev, st_ino) of opened folders."""
-    return frozenset(folder.identity for folder in folders)

@@ -19,7 +19,7 @@ from holdfast_server.archive.manifest import parse_mtime
 from holdfast_server.archive.reader import Limits, open_reader
 from holdfast_server.core.control import Control, Progress
 from holdfast_server.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted
-from holdfast_server.storage.local import free_bytes, fsync_directory, publish, remove_tree, sync_filesystem
+from holdfast_server.storage.local import free_bytes, fsync_directory, move, remove_tree, sync_filesystem
 from holdfast_server.storage.names import escape
 
 __all__ = ["Restored", "apply_staging", "extract_to_staging", "remove_staging", "staging_name"]
@@ -149,7 +149,7 @@ def remove_staging(root_fd: int, staging: bytes) -> tuple[int, int]:
 
 def _move_up(staging_fd: int, root_fd: int, name: bytes) -> None:
     try:
-        publish_between(staging_fd, name, root_fd)
+        move(staging_fd, name, root_fd)
     except FileExistsError as error:
         shown = escape(name)
         raise FailedPrecondition(
@@ -157,11 +157,6 @@ def _move_up(staging_fd: int, root_fd: int, name: bytes) -> None:
             f"{shown} appeared in the target while the restore ran; it is left alone",
             metadata={"path": shown},
         ) from error
-
-
-def publish_between(from_fd: int, name: bytes, to_fd: int) -> None:
-    """Rename an entry from one opened directory to another without replacing."""
-    publish(from_fd, name, name, to_fd=to_fd)
 
 
 def _check_space(root_fd: int, needed: int) -> None:

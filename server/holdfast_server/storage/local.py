@@ -36,6 +36,7 @@ __all__ = [
     "free_bytes",
     "fsync_directory",
     "fsync_file",
+    "move",
     "publish",
     "remove_tree",
     "sync_filesystem",
@@ -110,6 +111,25 @@ def publish(dir_fd: int, temporary: bytes, final: bytes) -> None:
         os.link(temporary, final, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
         os.unlink(temporary, dir_fd=dir_fd)
     fsync_directory(dir_fd)
+
+
+def move(from_fd: int, name: bytes, to_fd: int) -> None:
+    """Rename an entry, a folder with all it holds too, from one opened directory to another without replacing.
+
+    `FileExistsError` when the name is taken there. Durable once both directories are synced, which is the caller's. Where the
+    file system cannot rename without replacing, the name is looked for first.
+    """
+    try:
+        syscalls.rename_without_replace(from_fd, name, name, to_fd=to_fd)
+    except OSError as error:
+        if error.errno not in _NO_RENAME_FLAGS:
+            raise
+        try:
+            os.stat(name, dir_fd=to_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            os.rename(name, name, src_dir_fd=from_fd, dst_dir_fd=to_fd)
+        else:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from error
 
 
 def _write_temporary(dir_fd: int, data: bytes, mode: int) -> bytes:

@@ -47,17 +47,18 @@ def _call(function: Callable[..., int] | None, *arguments: int | bytes) -> None:
             raise OSError(code, os.strerror(code))
 
 
-def rename_without_replace(dir_fd: int, old: bytes, new: bytes) -> None:
-    """Atomically rename `old` to `new` in one directory; `FileExistsError` if `new` exists.
+def rename_without_replace(dir_fd: int, old: bytes, new: bytes, *, to_fd: int | None = None) -> None:
+    """Atomically rename `old` in one directory to `new` in it, or in `to_fd`; `FileExistsError` if `new` exists.
 
     `OSError` with ENOSYS or EINVAL where kernel or file system cannot do this.
     """
     if b"\0" in old or b"\0" in new:
         raise ValueError("embedded null byte")
+    target = dir_fd if to_fd is None else to_fd
     if sys.platform == "darwin":
-        _call(_renameatx_np, dir_fd, old, dir_fd, new, _RENAME_EXCL)
+        _call(_renameatx_np, dir_fd, old, target, new, _RENAME_EXCL)
     else:
-        _call(_renameat2, dir_fd, old, dir_fd, new, _RENAME_NOREPLACE)
+        _call(_renameat2, dir_fd, old, target, new, _RENAME_NOREPLACE)
 
 
 def syncfs(fd: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from holdfast_server.catalog import locks, tasks, workers
+from holdfast_server.catalog import backups, locks, tasks, workers
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey, recall, remember
 from holdfast_server.catalog.rows import LockMode, LockWish, TaskKind, TaskRow, TaskState
@@ -90,6 +90,12 @@ class TaskEngine:
             self._admit(connection)
             return self._require(connection, row.task_id)
 
+    def recall(self, key: RequestKey) -> TaskRow | None:
+        """The task that the same request made before. Raises AlreadyExists/REQUEST_ID_REUSED."""
+        with self._database.read() as connection:
+            known = recall(connection, key)
+            return None if known is None else self.honest(self._require(connection, known["task_id"]))
+
     def get(self, task_id: str) -> TaskRow:
         """Raises NotFound/TASK_NOT_FOUND. A task whose lease has ended is never shown as running."""
         with self._database.read() as connection:
@@ -137,6 +143,7 @@ class TaskEngine:
                     cancel_requested=True, end_time=now, cleanup=cleanup, message="cancelled before it started",
                 )  # fmt: skip
                 locks.release(connection, task_id)
+                backups.delete_unfinished(connection, task_id)
                 self._admit(connection)
             else:
                 ended = tasks.move(
