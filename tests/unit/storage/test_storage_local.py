@@ -307,8 +307,8 @@ def deep_tree(fd: int, depth: int, name: bytes) -> None:
     os.close(current)
 
 
-def test_remove_tree_takes_any_depth(tmp_path: Path, opened: Opener) -> None:
-    fd = opened(tmp_path)
+def test_remove_tree_takes_any_depth(roomy: Path, opened: Opener) -> None:
+    fd = opened(roomy)
     deep_tree(fd, 5000, b"deep")
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     most = calls = 0
