@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_server.storage.local import remove_tree
+
 NOBODY = 65534
 
 Opener = Callable[[Path], int]
@@ -41,7 +43,7 @@ def mount() -> Iterator[Mounter]:
         command = ["mount", *map(str, arguments)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode != 0:
-            pytest.skip(f"mounts cannot be made here: {result.stderr.strip()}")
+            pytest.skip(f"mounts cannot be made here: {result.stderr.strip().partition(chr(10))[0]}")
         mounted.append(str(arguments[-1]))
 
     if shutil.which("mount") is None:
@@ -79,3 +81,17 @@ def public() -> Iterator[Path]:
     yield path
     subprocess.run(["chmod", "-R", "u+rwx", str(path)], check=False)
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def roomy(tmp_path: Path) -> Iterator[Path]:
+    """A temporary folder for trees too deep for pytest's clean-up, in memory where that is possible.
+
+    Some disk file systems take seconds to make thousands of directories inside each other.
+    """
+    memory = Path("/dev/shm")
+    path = Path(tempfile.mkdtemp(dir=memory)) if memory.is_dir() and os.access(memory, os.W_OK) else tmp_path
+    yield path
+    fd = os.open(path.parent, os.O_RDONLY)
+    remove_tree(fd, os.fsencode(path.name))
+    os.close(fd)

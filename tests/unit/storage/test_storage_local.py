@@ -307,8 +307,8 @@ def deep_tree(fd: int, depth: int, name: bytes) -> None:
     os.close(current)
 
 
-def test_remove_tree_takes_any_depth(tmp_path: Path, opened: Opener) -> None:
-    fd = opened(tmp_path)
+def test_remove_tree_takes_any_depth(roomy: Path, opened: Opener) -> None:
+    fd = opened(roomy)
     deep_tree(fd, 5000, b"deep")
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     most = calls = 0
@@ -394,3 +394,17 @@ def test_remove_tree_does_not_follow_a_directory_swapped_for_a_link(tmp_path: Pa
     assert local.remove_tree(opened(tmp_path), b"tree", check=check) == (1, 0)
     assert calls >= 2
     assert [p.name for p in outside.iterdir()] == ["kept"]
+
+
+def test_remove_tree_gives_itself_no_right_to_a_mount(
+    tmp_path: Path, opened: Opener, mount: Mounter, unprivileged: Callable[[], AbstractContextManager[None]]
+) -> None:
+    point = tmp_path / "tree" / "point"
+    point.mkdir(parents=True)
+    mount("-t", "tmpfs", "-o", f"mode=0000,uid={NOBODY}", "tmpfs", point)
+    for path in (tmp_path, tmp_path / "tree"):
+        os.chown(path, NOBODY, -1)
+    fd = opened(tmp_path)
+    with unprivileged(), pytest.raises(OSError, match="mounted here"):
+        local.remove_tree(fd, b"tree")
+    assert point.stat().st_mode & 0o777 == 0
