@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -134,7 +135,8 @@ def apply_staging(root_fd: int, staging: bytes, root: dict[str, Any], check: Cal
         fsync_directory(root_fd)
     finally:
         os.close(staging_fd)
-    os.rmdir(staging, dir_fd=root_fd)
+    with suppress(FileNotFoundError):
+        os.rmdir(staging, dir_fd=root_fd)
     _set_root(root_fd, root)
     fsync_directory(root_fd)
 
@@ -150,6 +152,8 @@ def remove_staging(root_fd: int, staging: bytes) -> tuple[int, int]:
 def _move_up(staging_fd: int, root_fd: int, name: bytes) -> None:
     try:
         move(staging_fd, name, root_fd)
+    except FileNotFoundError:
+        return  # another attempt, fenced by now, moved it a moment before
     except FileExistsError as error:
         shown = escape(name)
         raise FailedPrecondition(

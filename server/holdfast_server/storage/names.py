@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["escape", "safe_file_name"]
+__all__ = ["escape", "safe_file_name", "unescape"]
 
 #: Letters and marks that draw nothing, though Unicode does not count them as format characters.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
@@ -58,3 +58,37 @@ def safe_file_name(text: str) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text)
     name = re.sub(r"-{2,}", "-", name).strip(".-")
     return name[:_MAX_NAME].rstrip(".-") or "backup"
+
+
+_ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u\{([0-9a-f]{1,6})\}|(\\))")
+
+
+def unescape(text: str) -> bytes:
+    r"""The path that `escape` shows as `text`; a backslash that begins no escape stands for itself.
+
+    Raises ValueError for a code point that does not exist.
+    """
+    parts: list[bytes] = []
+    position = 0
+    for match in _ESCAPE.finditer(text):
+        parts.append(_encoded(text[position : match.start()]))
+        byte, code, _ = match.groups()
+        if byte is not None:
+            parts.append(bytes([int(byte, 16)]))
+        elif code is not None:
+            parts.append(_encoded(_character(int(code, 16))))
+        else:
+            parts.append(b"\\")
+        position = match.end()
+    parts.append(_encoded(text[position:]))
+    return b"".join(parts)
+
+
+def _character(code: int) -> str:
+    if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
+        raise ValueError(f"\\u{{{code:x}}} is no character")
+    return chr(code)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

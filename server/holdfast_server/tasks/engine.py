@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -27,6 +27,8 @@ __all__ = ["Blocker", "NewTask", "TaskEngine", "conflicts", "task_not_found"]
 #: A dispatched attempt that nobody claimed for this long (microseconds) is looked at: its worker may have died between
 #: taking it from the queue and claiming it.
 _UNCLAIMED = 10_000_000
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,11 @@ class TaskEngine:
         with self._database.read() as connection:
             known = recall(connection, key)
             return None if known is None else self.honest(self._require(connection, known["task_id"]))
+
+    def inside(self, question: Callable[[sa.Connection], Answer]) -> Answer:
+        """The answer to a question about the catalog, from one state of it."""
+        with self._database.read() as connection:
+            return question(connection)
 
     def get(self, task_id: str) -> TaskRow:
         """Raises NotFound/TASK_NOT_FOUND. A task whose lease has ended is never shown as running."""
