@@ -62,8 +62,8 @@ def extract(
     Nothing outside of it is created or changed, whatever the archive says and whatever others do to the folder
     meanwhile. Files are hashed while they are written and compared with the manifest, and so are all headers; the
     manifest and the list of checksums are not restored. `select` must be a pure function of the path; parents of
-    selected members are made in any case, with the archive's attributes only if selected too. Set-id and sticky bits are
-    dropped unless `preserve_special_bits`; owners are set only with `preserve_owner`, which needs root.
+    selected members are made in any case, with the archive's attributes only if selected too. Set-id and sticky bits
+    are dropped unless `preserve_special_bits`; owners are set only with `preserve_owner`, which needs root.
 
     Raises FailedPrecondition (ARCHIVE_INVALID, FOLDER_NOT_WRITABLE), DataLoss, ResourceExhausted, Unavailable, or what
     `check` raises. After any exception the folder's content is worthless.

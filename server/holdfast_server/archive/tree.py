@@ -20,7 +20,7 @@ from holdfast_server.errors import FailedPrecondition, HoldfastError, Reason, Re
 __all__ = ["Tree", "changed_by_others", "system_errors"]
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_KEPT_OPEN = 64
+_KEPT_OPEN = 128
 _MAX_LATE = 100_000
 _IMPLICIT_MODE = 0o755
 _IMPLICIT, _EXPLICIT = b"i", b"e"
@@ -86,7 +86,7 @@ class Tree:
         self.close()
 
     def _directory(self, path: bytes, *, make: bool) -> int:
-        """Open a directory that was made here, or make it."""
+        """Open a directory that was made here; with `make` it and its parents may have to be made first."""
         ends: list[int] = []
         end = len(path)
         while end > 0 and path[:end] not in self._open:
@@ -98,9 +98,7 @@ class Tree:
             fd = self._open[path[:end]]
         for following in reversed(ends):
             here, name = path[:following], path[end + (end > 0) : following]
-            if here not in self._made:
-                if not make:
-                    raise invalid("a directory is missing from the archive", here)
+            if make and here not in self._made:
                 self._make(fd, name, here, None)
             fd = self._enter(fd, name, here)
             end = following
