@@ -97,7 +97,7 @@ def write(folder: str, format: ArchiveFormat, pool: CompressorPool, items: list[
     return archive.path
 
 
-RUN = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+RUN = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @RUN

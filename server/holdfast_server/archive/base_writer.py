@@ -27,8 +27,8 @@ from holdfast_server.archive.pool import CompressorPool
 
 __all__ = ["ArchiveWriter", "Landing", "Mark", "MemberNotRepresentable", "Small", "WrittenArchive"]
 
-#: What a member costs in a batch beside its content, roughly: headers, and the objects that hold it.
-_MEMBER_COST = 1024
+#: What a member costs in a batch beside content and names: at most its headers, and the objects that hold it.
+_MEMBER_COST = 2304
 
 #: How long a name is kept for the choice of the closing members' names.
 _CLOSING_NAMES = (SUMS_NAME.partition(b".")[0], MANIFEST_NAME.partition(b".")[0])
@@ -252,7 +252,8 @@ class ArchiveWriter(ABC):
 
     def _append(self, small: Small) -> None:
         self._batch.append(small)
-        self._batch_size += len(small.content) + _MEMBER_COST
+        member = small.member
+        self._batch_size += member.size + len(member.path) + len(member.link_target) + _MEMBER_COST
         if self._batch_size >= BLOCK:
             self._flush()
 
