@@ -14,10 +14,10 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from holdfast_server.auth import Authenticator, Principal
-from holdfast_server.errors import HoldfastError, Reason, ResourceExhausted, invalid_field
+from holdfast_server.errors import HoldfastError, Reason, ResourceExhausted, Unimplemented, invalid_field
 from holdfast_server.rpc.errors import abort, internal
 
-__all__ = ["CallInterceptor", "StreamPlaces", "current_principal"]
+__all__ = ["CallInterceptor", "StreamPlaces", "current_principal", "not_built"]
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +91,8 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
                 return behaviour(request, context)
             except HoldfastError as error:
                 abort(context, error)
+            except NotImplementedError:
+                abort(context, not_built(method))
             except Exception as error:  # defects must not leak to callers
                 self._defect(context, method, request_id, error)
 
@@ -108,6 +110,8 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
                 yield from behaviour(request, context)
             except HoldfastError as error:
                 abort(context, error)
+            except NotImplementedError:
+                abort(context, not_built(method))
             except GeneratorExit:
                 raise
             except Exception as error:  # defects must not leak to callers
@@ -133,6 +137,14 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
             raise error  # the handler aborted, or the caller is gone
         _log.exception("request %s to %s failed", request_id, method, exc_info=error)
         abort(context, internal(request_id))
+
+
+def not_built(method: str) -> HoldfastError:
+    """A call that is in the protos and not served yet. `method` as in `/holdfast.v1.BackupService/DiffBackups`."""
+    name = method.rpartition(".")[2].replace("/", ".")
+    return Unimplemented(
+        Reason.NOT_AVAILABLE, f"{name} is not available in this version", metadata={"method": name}
+    )
 
 
 def refuse_unknown_fields(message: Message, path: str = "") -> None:
