@@ -147,9 +147,7 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     }
     housekeeper = Housekeeper(database, queue, clock, config.tasks.history_days, config.tasks.request_id_days)
     worker = Worker(owner, database, engine, handlers, housekeeper, clock, config.tasks.lease_seconds)
-    consumer = DbosConsumer(
-        config.database_url, owner, {"data": config.worker.max_tasks, "short": 2}, worker.execute
-    )
+    consumer = DbosConsumer(config.database_url, owner, {"data": config.worker.max_tasks, "short": 2}, worker.execute)
     stop = _stop_signals()
     worker.start(dead_owners)
     consumer.start()

@@ -177,7 +177,9 @@ def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, str, An
 def _set(config: Config, section: str, key: str, value: Any, origin: str) -> Config:
     sections = {f.name for f in fields(Config)}
     if section not in sections:
-        raise ConfigError(f"{origin}: there is no section [{section}]{_near(section, sections)}; known: {_names(Config)}")
+        raise ConfigError(
+            f"{origin}: there is no section [{section}]{_near(section, sections)}; known: {_names(Config)}"
+        )
     part = getattr(config, section)
     known = {f.name: str(f.type) for f in fields(part)}
     if key not in known:
@@ -260,7 +262,9 @@ def _check(config: Config) -> None:
     else:
         host, colon, port = listen.rpartition(":")
         if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
-            raise ConfigError(f"[server] listen = {listen!r} is wrong: write host:port, [v6]:port or unix:/absolute/path")
+            raise ConfigError(
+                f"[server] listen = {listen!r} is wrong: write host:port, [v6]:port or unix:/absolute/path"
+            )
     if not config.is_local and not config.server.allow_plaintext:
         raise ConfigError(
             f"[server] listen = {listen!r} is reachable from other machines and would carry the token in clear: listen on "

@@ -205,7 +205,9 @@ def is_manifest_name(path: bytes) -> bool:
     """Whether the last member of an archive carries a manifest by its name (docs/format.md)."""
     stem, dot, suffix = path.partition(b".")
     base, _, number = stem.partition(b"holdfast-manifest")
-    return not base and dot == b"." and suffix == b"json" and (not number or number[:1] == b"-" and number[1:].isdigit())
+    return (
+        not base and dot == b"." and suffix == b"json" and (not number or number[:1] == b"-" and number[1:].isdigit())
+    )
 
 
 def free_name(wanted: bytes, taken: Iterable[bytes]) -> bytes:
@@ -237,7 +239,14 @@ def parse_mtime(text: str) -> int:
     """Nanoseconds since the epoch from `format_mtime`'s form. Raises ValueError for any other."""
     sign = -1 if text.startswith("-") else 1
     seconds, dot, fraction = text.removeprefix("-").partition(".")
-    if not (dot and seconds.isascii() and seconds.isdigit() and len(fraction) == 9 and fraction.isascii() and fraction.isdigit()):
+    if not (
+        dot
+        and seconds.isascii()
+        and seconds.isdigit()
+        and len(fraction) == 9
+        and fraction.isascii()
+        and fraction.isdigit()
+    ):
         raise ValueError(f"{text!r} is no time")
     return sign * (int(seconds) * 1_000_000_000 + int(fraction))
 
@@ -284,4 +293,6 @@ def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _broken(what: str) -> DataLoss:
-    return DataLoss(Reason.CHECKSUM_MISMATCH, f"the archive's manifest cannot be trusted: {what}", metadata={"detail": what})
+    return DataLoss(
+        Reason.CHECKSUM_MISMATCH, f"the archive's manifest cannot be trusted: {what}", metadata={"detail": what}
+    )

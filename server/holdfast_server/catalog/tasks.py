@@ -130,8 +130,7 @@ def pending_ahead(connection: sa.Connection, row: TaskRow) -> int:
         _t.c.priority > row.priority,
         sa.and_(
             _t.c.priority == row.priority,
-            sa.tuple_(_t.c.create_time, _t.c.task_id)
-            < sa.tuple_(sa.literal(row.create_time), sa.literal(row.task_id)),
+            sa.tuple_(_t.c.create_time, _t.c.task_id) < sa.tuple_(sa.literal(row.create_time), sa.literal(row.task_id)),
         ),
     )
     query = sa.select(sa.func.count()).where(_t.c.state == TaskState.PENDING, ahead)
@@ -175,11 +174,9 @@ def move(
     return row
 
 
-def update_attempt(connection: sa.Connection, task_id: str, attempt: int, **values: Any) -> bool:
+def update_attempt(connection: sa.Connection, task_id: str, fence: int, **values: Any) -> bool:
     """Set columns of a running attempt without an event; False when it is fenced."""
-    result = connection.execute(
-        _t.update().where(_t.c.task_id == task_id, _t.c.attempt == attempt).values(**values)
-    )
+    result = connection.execute(_t.update().where(_t.c.task_id == task_id, _t.c.attempt == fence).values(**values))
     return result.rowcount > 0
 
 
@@ -223,15 +220,11 @@ def record_warnings(
 
 
 def events_after(connection: sa.Connection, task_id: str, sequence: int, limit: int = 1000) -> list[EventRow]:
-    query = (
-        _e.select().where(_e.c.task_id == task_id, _e.c.sequence > sequence).order_by(_e.c.sequence).limit(limit)
-    )
+    query = _e.select().where(_e.c.task_id == task_id, _e.c.sequence > sequence).order_by(_e.c.sequence).limit(limit)
     return [EventRow.of(row) for row in connection.execute(query).mappings()]
 
 
-def add_log_lines(
-    connection: sa.Connection, task_id: str, attempt: int, lines: Sequence[tuple[int, str, str]]
-) -> bool:
+def add_log_lines(connection: sa.Connection, task_id: str, attempt: int, lines: Sequence[tuple[int, str, str]]) -> bool:
     """Append (time, level, text) lines; False when fenced."""
     total = connection.execute(
         _t.update()
@@ -308,9 +301,7 @@ def list_problems(
 
 def _filtered(query: sa.Select[Any], chosen: TaskFilter) -> sa.Select[Any]:
     if chosen.source_id is not None:
-        by_source = sa.select(schema.task_sources.c.task_id).where(
-            schema.task_sources.c.source_id == chosen.source_id
-        )
+        by_source = sa.select(schema.task_sources.c.task_id).where(schema.task_sources.c.source_id == chosen.source_id)
         query = query.where(_t.c.task_id.in_(by_source))
     if chosen.kinds:
         query = query.where(_t.c.kind.in_(sorted(chosen.kinds)))
@@ -331,10 +322,7 @@ def _bump(connection: sa.Connection, task_id: str, now: int, *, attempt: int | N
         conditions.append(_t.c.attempt == attempt)
     found = (
         connection.execute(
-            _t.update()
-            .where(*conditions)
-            .values(revision=_t.c.revision + 1, update_time=now, **values)
-            .returning(_t)
+            _t.update().where(*conditions).values(revision=_t.c.revision + 1, update_time=now, **values).returning(_t)
         )
         .mappings()
         .first()

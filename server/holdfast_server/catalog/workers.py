@@ -9,7 +9,15 @@ import sqlalchemy as sa
 from holdfast_server.catalog import schema
 from holdfast_server.catalog.rows import TaskRow, TaskState
 
-__all__ = ["expire_leases", "forget_workers", "heartbeat", "lost_tasks", "register_worker", "renew_leases", "stale_dispatches"]
+__all__ = [
+    "expire_leases",
+    "forget_workers",
+    "heartbeat",
+    "lost_tasks",
+    "register_worker",
+    "renew_leases",
+    "stale_dispatches",
+]
 
 _w = schema.workers
 _t = schema.tasks

@@ -281,8 +281,8 @@ class _ArchiveJob:
     def _counted_blocks(self, reader: FileReader) -> Any:
         for block in reader.blocks():
             self._control.check()
+            self._progress.count(len(block))  # before the yield: the writer asks for no block past the last
             yield block
-            self._progress.count(len(block))
 
     def _added(
         self,
@@ -340,9 +340,7 @@ def _refuse_forbidden(plan: ArchivePlan, entry: TreeEntry) -> None:
         )
 
 
-def _member(
-    path: bytes, kind: MemberKind, status: os.stat_result, *, size: int = 0, target: bytes = b""
-) -> Member:
+def _member(path: bytes, kind: MemberKind, status: os.stat_result, *, size: int = 0, target: bytes = b"") -> Member:
     return Member(
         path=path,
         kind=kind,

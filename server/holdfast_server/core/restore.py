@@ -108,9 +108,7 @@ def extract_to_staging(
         )
         if select is not None and select.unmet:
             missing = escape(select.unmet[0])
-            raise NotFound(
-                Reason.ENTRY_NOT_FOUND, f"the backup holds no entry {missing}", metadata={"path": missing}
-            )
+            raise NotFound(Reason.ENTRY_NOT_FOUND, f"the backup holds no entry {missing}", metadata={"path": missing})
         progress.begin("syncing")
         sync_filesystem(staging_fd)
         return _restored(found)

@@ -179,9 +179,7 @@ def event_message(delivery: Delivery) -> task_pb2.TaskEvent:
         event.progress.CopyFrom(progress_message(delivery.payload))
     elif delivery.kind == "WARNING":
         problem = problem_message(delivery.payload["problem"])
-        event.warning.CopyFrom(
-            task_pb2.TaskWarning(problem=problem, warning_count=delivery.payload["warning_count"])
-        )
+        event.warning.CopyFrom(task_pb2.TaskWarning(problem=problem, warning_count=delivery.payload["warning_count"]))
     return event
 
 

@@ -91,9 +91,7 @@ def to_status(error: HoldfastError) -> status_pb2.Status:
         wrapped = any_pb2.Any()
         wrapped.Pack(detail)
         packed.append(wrapped)
-    return status_pb2.Status(
-        code=getattr(code_pb2, code.name), message=_cut(error.message), details=packed
-    )
+    return status_pb2.Status(code=getattr(code_pb2, code.name), message=_cut(error.message), details=packed)
 
 
 def _cut(text: str) -> str:

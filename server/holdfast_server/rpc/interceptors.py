@@ -142,9 +142,7 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
 def not_built(method: str) -> HoldfastError:
     """A call that is in the protos and not served yet. `method` as in `/holdfast.v1.BackupService/DiffBackups`."""
     name = method.rpartition(".")[2].replace("/", ".")
-    return Unimplemented(
-        Reason.NOT_AVAILABLE, f"{name} is not available in this version", metadata={"method": name}
-    )
+    return Unimplemented(Reason.NOT_AVAILABLE, f"{name} is not available in this version", metadata={"method": name})
 
 
 def refuse_unknown_fields(message: Message, path: str = "") -> None:

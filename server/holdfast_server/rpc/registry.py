@@ -50,7 +50,4 @@ def register_services(server: grpc.Server, services: Services) -> list[str]:
     backup_service_pb2_grpc.add_BackupServiceServicer_to_server(BackupServicer(services), server)
     restore_service_pb2_grpc.add_RestoreServiceServicer_to_server(RestoreServicer(services), server)
     task_service_pb2_grpc.add_TaskServiceServicer_to_server(TaskServicer(services), server)
-    return [
-        f"holdfast.v1.{name}Service"
-        for name in ("Source", "Backup", "Restore", "Task")
-    ]
+    return [f"holdfast.v1.{name}Service" for name in ("Source", "Backup", "Restore", "Task")]

@@ -97,9 +97,7 @@ def build_server(
     `register` adds the servicers and gives the full names of their services.
     """
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc")
-    server = grpc.server(
-        pool, interceptors=[interceptor], options=OPTIONS, compression=grpc.Compression.NoCompression
-    )
+    server = grpc.server(pool, interceptors=[interceptor], options=OPTIONS, compression=grpc.Compression.NoCompression)
     services = tuple(register(server))
     server.add_generic_rpc_handlers((not_built(services),))
     health_servicer = health.HealthServicer()

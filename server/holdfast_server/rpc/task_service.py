@@ -69,19 +69,13 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             )
         page = rows[:limit]
         more = page_token([page[-1].number], request) if len(rows) > limit else ""
-        return pb.ListTaskProblemsResponse(
-            problems=[problem_message(row) for row in page], next_page_token=more
-        )
+        return pb.ListTaskProblemsResponse(problems=[problem_message(row) for row in page], next_page_token=more)
 
-    def WatchTask(
-        self, request: pb.WatchTaskRequest, context: grpc.ServicerContext
-    ) -> Iterator[task_pb2.TaskEvent]:
+    def WatchTask(self, request: pb.WatchTaskRequest, context: grpc.ServicerContext) -> Iterator[task_pb2.TaskEvent]:
         after = request.after_sequence if request.HasField("after_sequence") else None
         yield from stream_task(self._services, request.task_id, after, context)
 
-    def WatchTasks(
-        self, request: pb.WatchTasksRequest, context: grpc.ServicerContext
-    ) -> Iterator[task_pb2.TaskEvent]:
+    def WatchTasks(self, request: pb.WatchTasksRequest, context: grpc.ServicerContext) -> Iterator[task_pb2.TaskEvent]:
         kinds = {enum_name(task_pb2.TaskKind, kind, "kinds") for kind in request.kinds}
         source_ids = set(request.source_ids)
 

@@ -245,9 +245,7 @@ class TaskEngine:
         return row
 
 
-def conflicts(
-    wishes: Sequence[LockWish], others: Sequence[tuple[str, str, LockMode]]
-) -> list[tuple[str, str]]:
+def conflicts(wishes: Sequence[LockWish], others: Sequence[tuple[str, str, LockMode]]) -> list[tuple[str, str]]:
     """(resource, task_id) of every lock of `others` that stands against a wish: unless both are SHARED."""
     modes = {wish.resource: wish.mode for wish in wishes}
     return [

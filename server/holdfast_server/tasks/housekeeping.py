@@ -38,9 +38,7 @@ class Housekeeper:
         with self.database.write() as connection:
             workers.forget_workers(connection, now - _DAY)
             connection.execute(
-                schema.request_ids.delete().where(
-                    schema.request_ids.c.create_time < now - self.request_id_days * _DAY
-                )
+                schema.request_ids.delete().where(schema.request_ids.c.create_time < now - self.request_id_days * _DAY)
             )
         ended = sa.select(schema.tasks.c.task_id).where(schema.tasks.c.state.in_(sorted(END_STATES)))
         with self.database.write() as connection:

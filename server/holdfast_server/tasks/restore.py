@@ -134,7 +134,9 @@ class RestoreHandler:
                     original_size=size, paths=paths, control=run.control, progress=run.progress,
                 )  # fmt: skip
                 for warning in found.warnings:
-                    run.problem(Problem(b"", "RESTORED_WITH_WARNING", warning), source_id=row.source_id, backup_id=row.backup_id)
+                    run.problem(
+                        Problem(b"", "RESTORED_WITH_WARNING", warning), source_id=row.source_id, backup_id=row.backup_id
+                    )
                 self._commit_to_applying(run, found, staging)
                 apply_staging(root.fd, staging, found.root, lambda: None)
             except BaseException:
@@ -200,7 +202,9 @@ class RestoreHandler:
 
     def _plan(self, run: TaskRun, row: BackupRow, folder: bytes) -> Outcome:
         """A dry run: what would be created, by the catalog's word, and whether it would fit."""
-        with self._policy.check_restore_target(folder, "new_folder.folder", create_parents=True, dry_run=True) as target:
+        with self._policy.check_restore_target(
+            folder, "new_folder.folder", create_parents=True, dry_run=True
+        ) as target:
             free = free_bytes(target.parent.fd)
         needed = int(row.statistics["original_size"])
         counts = {name: int(row.statistics[name]) for name in ("files", "directories", "symlinks", "hardlinks")}
@@ -213,7 +217,9 @@ class RestoreHandler:
     def _outcome(self, run: TaskRun, row: BackupRow, folder: bytes, counts: dict[str, int], warnings: int) -> Outcome:
         entries = sum(counts[name] for name in ("files", "directories", "symlinks", "hardlinks"))
         result = self._result(row, folder, counts, create=entries, needed=counts["bytes"])
-        text = f"restored {counts['files']} files, {counts['bytes']} bytes to {escape(folder)}, every file's hash verified"
+        text = (
+            f"restored {counts['files']} files, {counts['bytes']} bytes to {escape(folder)}, every file's hash verified"
+        )
         return Outcome(result, text, warnings=warnings > 0)
 
     def _result(

@@ -213,9 +213,7 @@ class EventPump:
     def _next_events(self, feed: _Feed, task_id: str, cursor: int, watch: Watch) -> list[EventRow]:
         with feed.changed:
             if feed.revision <= cursor:
-                feed.changed.wait_for(
-                    lambda: feed.revision > cursor or watch.closed or self._stopped, self._heartbeat
-                )
+                feed.changed.wait_for(lambda: feed.revision > cursor or watch.closed or self._stopped, self._heartbeat)
             if feed.revision <= cursor:
                 return []
             if feed.base <= cursor:
@@ -334,6 +332,4 @@ def _coalesced(events: Collection[EventRow]) -> Iterator[EventRow]:
 
 
 def _delivery(event: EventRow, cursor: int) -> Delivery:
-    return Delivery(
-        event.task_id, event.kind, event.sequence, event.time, event.payload, event.sequence - cursor - 1
-    )
+    return Delivery(event.task_id, event.kind, event.sequence, event.time, event.payload, event.sequence - cursor - 1)
