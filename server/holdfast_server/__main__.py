@@ -109,7 +109,8 @@ def _single_instance(config: Config) -> IO[str]:
     except BlockingIOError:
         lock.close()
         raise ConfigError(
-            f"[paths] data_dir = {config.paths.data_dir} is in use by another server: stop it, or name another directory"
+            f"[paths] data_dir = {config.paths.data_dir} is in use by another server: "
+            "stop it, or name another directory"
         ) from None
     return lock
 

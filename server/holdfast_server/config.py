@@ -1,7 +1,8 @@
 """Configuration: defaults, then a TOML file, then environment variables, then command-line flags; checked at start.
 
-Every setting has the name `[section] key` in TOML and `HOLDFAST_SECTION_KEY` in the environment. A wrong setting is refused
-with its name, the place it came from and what to do; an unknown one too, so that a typing error is never ignored.
+Every setting has the name `[section] key` in TOML and `HOLDFAST_SECTION_KEY` in the environment. A wrong setting is
+refused with its name, the place it came from and what to do; an unknown one too, so that a typing error is never
+ignored.
 """
 
 from __future__ import annotations
@@ -267,12 +268,13 @@ def _check(config: Config) -> None:
             )
     if not config.is_local and not config.server.allow_plaintext:
         raise ConfigError(
-            f"[server] listen = {listen!r} is reachable from other machines and would carry the token in clear: listen on "
-            "127.0.0.1, or put a proxy that encrypts in front and set [server] allow_plaintext = true"
+            f"[server] listen = {listen!r} is reachable from other machines and would carry the token in clear: "
+            "listen on 127.0.0.1, or put a proxy that encrypts in front and set [server] allow_plaintext = true"
         )
     if not config.paths.roots:
         raise ConfigError(
-            f"[paths] roots is required when [server] listen = {listen!r} is not loopback: list the folders that calls may name"
+            f"[paths] roots is required when [server] listen = {listen!r} is not loopback: "
+            "list the folders that calls may name"
         )
     ranges: list[tuple[str, float, float, float]] = [
         ("[server] max_watchers", config.server.max_watchers, 1, 20_000),

@@ -1,8 +1,8 @@
 """The supervisor: spawns one edge and the workers, restarts what dies, and takes everything down in order.
 
-It is small on purpose (no gRPC, no DBOS, no catalog), so that it outlives what can fail. A worker that died is replaced, and
-the replacement is told whose leases to expire. SIGTERM and SIGINT drain: workers finish or hand back their tasks, the edge
-serves watchers meanwhile, then everything exits.
+It is small on purpose (no gRPC, no DBOS, no catalog), so that it outlives what can fail. A worker that died is
+replaced, and the replacement is told whose leases to expire. SIGTERM and SIGINT drain: workers finish or hand back
+their tasks, the edge serves watchers meanwhile, then everything exits.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class _Child:
 
 
 class Supervisor:
-    """Runs until told to stop. `command` gives the arguments that start a role; `on_ready` gets the edge's address once."""
+    """Runs until told to stop. `command` gives the arguments that start a role; `on_ready` gets the edge's address
+    once."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ _MEMBER_COST = 2304
 _CLOSING_NAMES = (SUMS_NAME.partition(b".")[0], MANIFEST_NAME.partition(b".")[0])
 
 
-class MemberNotRepresentable(ValueError):  # noqa: N818 - a finding about the member, which the core turns to a warning
+class MemberNotRepresentable(ValueError):
     """The format cannot hold this member. Raised before anything was written; the writer goes on as if never asked."""
 
 

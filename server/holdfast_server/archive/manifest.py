@@ -1,9 +1,9 @@
 """The manifest: what an archive holds, with a SHA-256 for every file, as the archive's last member.
 
 docs/format.md ("Archive manifest") specifies it. The document is one JSON object laid out in lines, so that a million
-entries are written and read one by one: the first line ends with `"entries":[`, then one entry a line, then a line that
-starts with `],` and carries the totals. Spools are kept compressed in memory (about 70 bytes an entry), because a sealed
-archive must not leave names on a disk in clear.
+entries are written and read one by one: the first line ends with `"entries":[`, then one entry a line, then a line
+that starts with `],` and carries the totals. Spools are kept compressed in memory (about 70 bytes an entry), because
+a sealed archive must not leave names on a disk in clear.
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ class ManifestSpool:
     def sums(self) -> Iterator[bytes]:
         """The same files as lines for `sha256sum -c`, block by block.
 
-        Names with a backslash, newline or carriage return are escaped as coreutils does: the line starts with a backslash.
+        Names with a backslash, newline or carriage return are escaped as coreutils does: the line starts with a
+        backslash.
         """
         lines: list[bytes] = []
         for entry in ManifestReader(self.blocks()):
@@ -206,7 +207,7 @@ def is_manifest_name(path: bytes) -> bool:
     stem, dot, suffix = path.partition(b".")
     base, _, number = stem.partition(b"holdfast-manifest")
     return (
-        not base and dot == b"." and suffix == b"json" and (not number or number[:1] == b"-" and number[1:].isdigit())
+        not base and dot == b"." and suffix == b"json" and (not number or (number[:1] == b"-" and number[1:].isdigit()))
     )
 
 

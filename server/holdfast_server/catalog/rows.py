@@ -230,8 +230,8 @@ class VerificationRow(_Row):
 class BackupRow(_Row):
     """One copy of one source.
 
-    `file_name`, `size` and `sha256` are written just before the archive is published, so that a later attempt can tell a
-    published archive from one that never was.
+    `file_name`, `size` and `sha256` are written just before the archive is published, so that a later attempt can
+    tell a published archive from one that never was.
     """
 
     backup_id: str

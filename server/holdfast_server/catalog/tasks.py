@@ -72,6 +72,8 @@ def insert_task(connection: sa.Connection, row: TaskRow) -> TaskRow:
             [{"task_id": row.task_id, "source_id": s} for s in dict.fromkeys(row.source_ids)],
         )
     made = _bump(connection, row.task_id, row.create_time)
+    if made is None:
+        raise AssertionError("the row was inserted a moment ago")
     _append(connection, made, EventKind.STATE, made.snapshot(), row.create_time)
     return made
 
@@ -189,7 +191,7 @@ def record_progress(
     connection: sa.Connection, task_id: str, attempt: int, progress: dict[str, Any], now: int, **values: Any
 ) -> bool:
     """Write progress with its event and trim old ones; False when fenced."""
-    row = _bump(connection, task_id, now, attempt=attempt, progress=progress, **values)
+    row = _bump(connection, task_id, now, fence=attempt, progress=progress, **values)
     if row is None:
         return False
     _append(connection, row, EventKind.PROGRESS, progress, now)
@@ -212,7 +214,7 @@ def record_warnings(
 ) -> bool:
     """One WARNING event each; False when fenced."""
     for warning in warnings:
-        row = _bump(connection, task_id, now, attempt=attempt)
+        row = _bump(connection, task_id, now, fence=attempt)
         if row is None:
             return False
         _append(connection, row, EventKind.WARNING, warning, now)
@@ -316,10 +318,13 @@ def _filtered(query: sa.Select[Any], chosen: TaskFilter) -> sa.Select[Any]:
     return query
 
 
-def _bump(connection: sa.Connection, task_id: str, now: int, *, attempt: int | None = None, **values: Any) -> Any:
+def _bump(
+    connection: sa.Connection, task_id: str, now: int, *, fence: int | None = None, **values: Any
+) -> TaskRow | None:
+    """The row with its next revision, or None when `fence` is no longer its attempt."""
     conditions = [_t.c.task_id == task_id]
-    if attempt is not None:
-        conditions.append(_t.c.attempt == attempt)
+    if fence is not None:
+        conditions.append(_t.c.attempt == fence)
     found = (
         connection.execute(
             _t.update().where(*conditions).values(revision=_t.c.revision + 1, update_time=now, **values).returning(_t)

@@ -135,8 +135,8 @@ def write_archive(
     """Write the source into the open, empty file, sync it and read it back.
 
     Raises Stopped when asked to, FailedPrecondition (SOURCE_UNREADABLE with `fail_on_error`, FOLDER_INSIDE_SOURCE),
-    DataLoss/CHECKSUM_MISMATCH when what was read back is not what was written, OSError from the archive's own disk. The file
-    is the caller's to remove then.
+    DataLoss/CHECKSUM_MISMATCH when what was read back is not what was written, OSError from the archive's own disk.
+    The file is the caller's to remove then.
     """
     progress.begin("writing")
     with os.fdopen(os.dup(partial_fd), "r+b", buffering=0) as file:

@@ -7,7 +7,8 @@ from typing import Any
 
 import grpc
 
-from holdfast.v1 import backup_pb2, backup_service_pb2 as pb, backup_service_pb2_grpc, download_pb2, task_pb2
+from holdfast.v1 import backup_pb2, backup_service_pb2_grpc, download_pb2, task_pb2
+from holdfast.v1 import backup_service_pb2 as pb
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.catalog import backups
 from holdfast_server.catalog.requests import RequestKey

@@ -1,8 +1,8 @@
 """The one table from errors to gRPC status codes, and how an error travels.
 
-The trailers carry `google.rpc.Status` with exactly one `ErrorInfo(reason, domain, metadata)`, plus `BadRequest` for wrong
-fields and `RetryInfo` where waiting helps (AIP-193). Anything unforeseen becomes INTERNAL with a generic text; the detail stays
-in the server's log under the request id.
+The trailers carry `google.rpc.Status` with exactly one `ErrorInfo(reason, domain, metadata)`, plus `BadRequest` for
+wrong fields and `RetryInfo` where waiting helps (AIP-193). Anything unforeseen becomes INTERNAL with a generic text;
+the detail stays in the server's log under the request id.
 """
 
 from __future__ import annotations

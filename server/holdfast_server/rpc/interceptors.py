@@ -93,7 +93,7 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
                 abort(context, error)
             except NotImplementedError:
                 abort(context, not_built(method))
-            except Exception as error:  # defects must not leak to callers
+            except Exception as error:  # noqa: BLE001  defects must not leak to callers
                 self._defect(context, method, request_id, error)
 
         return call
@@ -114,7 +114,7 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
                 abort(context, not_built(method))
             except GeneratorExit:
                 raise
-            except Exception as error:  # defects must not leak to callers
+            except Exception as error:  # noqa: BLE001  defects must not leak to callers
                 self._defect(context, method, request_id, error)
             finally:
                 if placed:
@@ -150,7 +150,7 @@ def refuse_unknown_fields(message: Message, path: str = "") -> None:
 
     Raises InvalidArgument/INVALID_FIELD with the field's number.
     """
-    for unknown in UnknownFieldSet(message):
+    for unknown in UnknownFieldSet(message):  # type: ignore[attr-defined]
         where = f"{path}#{unknown.field_number}"
         raise invalid_field(where, f"this version of the service does not know field {unknown.field_number} here")
     for field, value in message.ListFields():

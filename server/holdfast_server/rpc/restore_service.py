@@ -7,7 +7,8 @@ from typing import Any
 
 import grpc
 
-from holdfast.v1 import restore_pb2, restore_service_pb2 as pb, restore_service_pb2_grpc, task_pb2
+from holdfast.v1 import restore_pb2, restore_service_pb2_grpc, task_pb2
+from holdfast.v1 import restore_service_pb2 as pb
 from holdfast_server.catalog.rows import TaskRow
 from holdfast_server.errors import invalid_field
 from holdfast_server.rpc.convert import task_message

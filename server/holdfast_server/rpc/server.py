@@ -1,7 +1,7 @@
 """The gRPC server: its limits, its services, health and reflection.
 
-Figures for the channel options come from docs/architecture.md ("Frozen clients"): without `http2.ping_timeout_ms` a frozen
-client holds its thread for a minute although keepalive is on.
+Figures for the channel options come from docs/architecture.md ("Frozen clients"): without `http2.ping_timeout_ms` a
+frozen client holds its thread for a minute although keepalive is on.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Edge:
     def stop(self, grace: float) -> threading.Event:
         """Say NOT_SERVING, take no more calls, give running ones `grace` seconds."""
         self.health.enter_graceful_shutdown()
-        return self.server.stop(grace)
+        stopped: threading.Event = self.server.stop(grace)
+        return stopped
 
 
 class NotBuiltYet(grpc.GenericRpcHandler):  # type: ignore[misc]

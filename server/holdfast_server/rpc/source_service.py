@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import grpc
 
-from holdfast.v1 import source_pb2, source_service_pb2 as pb, source_service_pb2_grpc
+from holdfast.v1 import source_pb2, source_service_pb2_grpc
+from holdfast.v1 import source_service_pb2 as pb
 from holdfast_server.catalog import backups, sources
 from holdfast_server.catalog.rows import SourceKind, SourceRow
 from holdfast_server.rpc.convert import source_message

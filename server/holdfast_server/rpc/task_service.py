@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import grpc
 
-from holdfast.v1 import download_pb2, task_pb2, task_service_pb2 as pb, task_service_pb2_grpc
+from holdfast.v1 import download_pb2, task_pb2, task_service_pb2_grpc
+from holdfast.v1 import task_service_pb2 as pb
 from holdfast_server.catalog import tasks
 from holdfast_server.catalog.rows import LogRow, TaskRow
 from holdfast_server.errors import Reason, Unavailable, invalid_field
@@ -42,7 +43,8 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         before = (int(position[0]), str(position[1])) if position else None
         with self._services.database.read() as connection:
             rows = tasks.list_tasks(connection, _filter(request), limit=limit + 1, before=before)
-        messages, size = [], 0
+        messages: list[task_pb2.Task] = []
+        size = 0
         for row in rows[:limit]:
             message = self._shown(self._services.engine.honest(row))
             size += message.ByteSize()

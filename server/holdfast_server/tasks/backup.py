@@ -1,7 +1,8 @@
 """The BACKUP task: one call, any number of sources, one archive each.
 
-`BackupOrders` checks and files an order in the edge; `BackupHandler` does the work in a worker. A source that fails does not
-stop the others: the task ends COMPLETED_WITH_WARNINGS when at least one archive came to be, FAILED when none did.
+`BackupOrders` checks and files an order in the edge; `BackupHandler` does the work in a worker. A source that fails
+does not stop the others: the task ends COMPLETED_WITH_WARNINGS when at least one archive came to be, FAILED when none
+did.
 """
 
 from __future__ import annotations

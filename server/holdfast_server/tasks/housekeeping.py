@@ -23,8 +23,8 @@ _AT_A_TIME = 500
 
 @dataclass(frozen=True, slots=True)
 class Housekeeper:
-    """Removes ended tasks with their events, logs and problems after `history_days`, old request ids, progress events of
-    ended tasks, silent workers, and the queue's own records."""
+    """Removes ended tasks with their events, logs and problems after `history_days`, old request ids, progress events
+    of ended tasks, silent workers, and the queue's own records."""
 
     database: Database
     dispatcher: Dispatcher

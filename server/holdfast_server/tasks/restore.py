@@ -123,7 +123,7 @@ class RestoreHandler:
         if not paths:
             run.progress.set_totals(size, files, work=1.0)
         if run.row.dry_run:
-            return self._plan(run, row, folder)
+            return self._plan(row, folder)
         run.log(f"restoring {escape(row.storage_path)} to {escape(folder)}")
         archive = as_archive(row)
         staging = staging_name(run.task_id, run.attempt)
@@ -144,11 +144,13 @@ class RestoreHandler:
                     run.cleanup.removed(*remove_staging(root.fd, staging))
                     self._remove_root(run, folder)
                 raise
-        return self._outcome(run, row, folder, _counts(found), found.warning_count)
+        return self._outcome(row, folder, _counts(found), found.warning_count)
 
     def clean(self, run: TaskRun) -> list[str]:
-        """Remove the staging of lower attempts, and the target if this task made it. Once entries are being moved, nothing
-        is removed any more: the restore is finished instead."""
+        """Remove the staging of lower attempts, and the target if this task made it.
+
+        Once entries are being moved, nothing is removed any more: the restore is finished instead.
+        """
         if "applying" in run.row.checkpoint or run.row.dry_run:
             return []
         folder = base64.b64decode(run.row.request["folder"])
@@ -198,9 +200,9 @@ class RestoreHandler:
             apply_staging(fd, applying["staging"].encode(), applying["root"], lambda: None)
         finally:
             os.close(fd)
-        return self._outcome(run, row, folder, applying["counts"], 0)
+        return self._outcome(row, folder, applying["counts"], 0)
 
-    def _plan(self, run: TaskRun, row: BackupRow, folder: bytes) -> Outcome:
+    def _plan(self, row: BackupRow, folder: bytes) -> Outcome:
         """A dry run: what would be created, by the catalog's word, and whether it would fit."""
         with self._policy.check_restore_target(
             folder, "new_folder.folder", create_parents=True, dry_run=True
@@ -214,7 +216,7 @@ class RestoreHandler:
         result["files_verified"] = 0
         return Outcome(result, f"would restore {counts['files']} files, {needed} bytes{fits}", warnings=needed > free)
 
-    def _outcome(self, run: TaskRun, row: BackupRow, folder: bytes, counts: dict[str, int], warnings: int) -> Outcome:
+    def _outcome(self, row: BackupRow, folder: bytes, counts: dict[str, int], warnings: int) -> Outcome:
         entries = sum(counts[name] for name in ("files", "directories", "symlinks", "hardlinks"))
         result = self._result(row, folder, counts, create=entries, needed=counts["bytes"])
         text = (

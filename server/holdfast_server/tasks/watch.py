@@ -1,9 +1,9 @@
 """Watching tasks: one pump asks the catalog for what changed, any number of watchers follow it by sequence.
 
-The pump asks for the revisions of watched tasks only and fans their events out in memory. A watcher holds nothing but a
-cursor, so a slow one costs no memory: what it missed it reads from the journal, and runs of PROGRESS collapse into the last of
-them, counted in `skipped`. The rule that every watcher may rely on: `sequence == previous + 1 + skipped`, but for RESET and
-HEARTBEAT, and for an end state that is repeated because it was asked for again.
+The pump asks for the revisions of watched tasks only and fans their events out in memory. A watcher holds nothing but
+a cursor, so a slow one costs no memory: what it missed it reads from the journal, and runs of PROGRESS collapse into
+the last of them, counted in `skipped`. The rule that every watcher may rely on: `sequence == previous + 1 + skipped`,
+but for RESET and HEARTBEAT, and for an end state that is repeated because it was asked for again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _KEPT_FOR_ALL = 4096
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message of a watch: an event, or RESET (with the whole task), or HEARTBEAT (nothing but the last sequence)."""
+    """One message of a watch: an event, RESET (with the whole task), or HEARTBEAT (nothing but the last sequence)."""
 
     task_id: str
     kind: str
@@ -122,9 +122,9 @@ class EventPump:
     def stop(self) -> None:
         self._stopped = True
         self._wake.set()
-        for feed in [*self._feeds.values(), self._all]:
-            with feed.changed:
-                feed.changed.notify_all()
+        for condition in [*(feed.changed for feed in self._feeds.values()), self._all.changed]:
+            with condition:
+                condition.notify_all()
 
     @property
     def stopped(self) -> bool:
@@ -280,7 +280,7 @@ class EventPump:
                     self._pump_all(everything)
             except Unavailable:
                 pass
-            except Exception:
+            except Exception:  # noqa: BLE001  logged, and the loop goes on
                 _log.exception("the event pump's round failed")
             self._wake.wait(_POLL_SECONDS)
             if not self._stopped:
