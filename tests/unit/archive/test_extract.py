@@ -13,11 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import FILE, TREE, WHEN, Entry, closing, directory, file, forged, hardlink, reading, symlink, tar_gz
 
 from holdfast_server.archive.extract import Extracted, extract
 from holdfast_server.archive.reader import Limits
 from holdfast_server.errors import DataLoss, FailedPrecondition, HoldfastError, Reason
+from tests.unit.archive.samples import (
+    FILE,
+    TREE,
+    WHEN,
+    Entry,
+    closing,
+    directory,
+    file,
+    forged,
+    hardlink,
+    reading,
+    symlink,
+    tar_gz,
+)
 
 BUILD: dict[str, Callable[[list[Entry]], bytes]] = {"ZIP": forged, "TAR_GZ": tar_gz}
 both = pytest.mark.parametrize("format_name", ["ZIP", "TAR_GZ"])

@@ -13,11 +13,23 @@ import zlib
 from pathlib import Path
 
 import pytest
-from samples import DIRECTORY, SYMLINK, TREE, WHEN, directory, file, hardlink, read_all, symlink, tar, tar_gz
 
 from holdfast_server.archive.reader import Limits
 from holdfast_server.archive.tar_header import parse_mtime, parse_pax
 from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
+from tests.unit.archive.samples import (
+    DIRECTORY,
+    SYMLINK,
+    TREE,
+    WHEN,
+    directory,
+    file,
+    hardlink,
+    read_all,
+    symlink,
+    tar,
+    tar_gz,
+)
 
 END = bytes(1024)
 

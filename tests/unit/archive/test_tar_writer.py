@@ -16,8 +16,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-
 from archive.archives import CREATED_NS, MTIME_NS, Archive, Item, cut, digests, directory, file, symlink
+
 from holdfast_server.archive import tar_writer
 from holdfast_server.archive.blocks import BLOCK
 from holdfast_server.archive.format import ArchiveFormat

@@ -8,11 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import DIRECTORY, FILE, SYMLINK, TREE, Entry, closing, directory, file, forged, hardlink, reading, tar_gz
 
 from holdfast_server.archive.manifest import ManifestEntry
 from holdfast_server.archive.verify import DamagedArchive, Verified, structure, verify_archive
 from holdfast_server.errors import Cancelled, DataLoss, Reason
+from tests.unit.archive.samples import (
+    DIRECTORY,
+    FILE,
+    SYMLINK,
+    TREE,
+    Entry,
+    closing,
+    directory,
+    file,
+    forged,
+    hardlink,
+    reading,
+    tar_gz,
+)
 
 BUILD: dict[str, Callable[[list[Entry]], bytes]] = {"ZIP": forged, "TAR_GZ": tar_gz}
 both = pytest.mark.parametrize("format_name", ["ZIP", "TAR_GZ"])

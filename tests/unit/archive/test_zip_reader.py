@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import FILE, SYMLINK, TREE, directory, file, forged, read_all, reading, symlink
 
 from holdfast_server.archive.reader import Limits
 from holdfast_server.errors import DataLoss, FailedPrecondition, HoldfastError, Reason
+from tests.unit.archive.samples import FILE, SYMLINK, TREE, directory, file, forged, read_all, reading, symlink
 
 TWO = [file(b"a", b"first" * 50), file(b"b", b"second" * 50)]
 

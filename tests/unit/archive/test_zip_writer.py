@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from archive.archives import CREATED_NS, MTIME_NS, Archive, Item, cut, digests, directory, file, symlink
+
 from holdfast_server.archive import base_writer, blocks, zip_writer
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.member import Member, MemberKind
