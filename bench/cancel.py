@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> Result:
         length = {name: _duration(api, work / "whole", kind) for name, kind in (("zip", ZIP), ("tar.gz", TAR_GZ))}
         for number in range(runs):
             name, kind = (("zip", ZIP), ("tar.gz", TAR_GZ))[number % 2]
-            measured.append(_cancel(api, work / f"run-{number}", name, kind, rng.uniform(0.02, 0.98) * length[name]))
+            measured.append(_cancel(api, work / f"run-{number}", name, kind, rng.uniform(0.02, 0.8) * length[name]))
     result = Result(
         "cancel",
         "Cancel of a 1 GiB backup",
@@ -80,11 +80,11 @@ def _cancel(api: Api, folder: Path, name: str, archive_format: int, moment: floa
     for event in watch:
         last = event
     ended = time.monotonic()
-    while os.listdir(folder) and time.monotonic() - ended < 5:
-        time.sleep(0.002)
-    gone = time.monotonic()
     assert last is not None
     state = task_pb2.TaskState.Name(last.task.state).removeprefix("TASK_STATE_")
+    while state == "CANCELLED" and os.listdir(folder) and time.monotonic() - ended < 5:
+        time.sleep(0.002)
+    gone = time.monotonic()
     left = len(os.listdir(folder)) if state == "CANCELLED" else 0
     for rest in os.listdir(folder):
         os.unlink(folder / rest)
