@@ -1,8 +1,8 @@
 """`make demo`: the main job on real input, under ./.demo/, every command printed before its output.
 
-A generated wallet and a real directory of this machine are backed up with the progress on the screen; the watch is dropped on
-purpose and resumed, the worker is killed in the middle; everything is verified, restored, and compared byte by byte with
-our own and with common tools. Any difference ends with a non-zero status.
+A generated wallet and a real directory of this machine are backed up with the progress on the screen; the watch is
+dropped on purpose and resumed, the worker is killed in the middle; everything is verified, restored, and compared byte
+by byte with our own and with common tools. Any difference ends with a non-zero status.
 """
 
 from __future__ import annotations
