@@ -15,9 +15,11 @@ __all__ = [
     "BackupFilter",
     "add_verification",
     "backups_of_task",
-    "delete_backup",
+    "count_of_source",
+    "delete_unfinished",
     "get_backup",
     "insert_backup",
+    "latest_of_sources",
     "list_backups",
     "update_backup",
     "verifications_of",
@@ -69,6 +71,29 @@ def list_backups(
     return [BackupRow.of(row) for row in connection.execute(query).mappings()]
 
 
+def count_of_source(connection: sa.Connection, source_id: str) -> int:
+    """How many backups of a source there are, whatever their state."""
+    query = sa.select(sa.func.count()).where(_b.c.source_id == source_id)
+    return int(connection.execute(query).scalar_one())
+
+
+def latest_of_sources(connection: sa.Connection, source_ids: Collection[str]) -> dict[str, tuple[int, int | None]]:
+    """source_id → (time of the newest completed backup, time of the newest successful proof of any)."""
+    proofs = (
+        sa.select(_v.c.backup_id, sa.func.max(_v.c.time).label("time"))
+        .where(_v.c.ok)
+        .group_by(_v.c.backup_id)
+        .subquery()
+    )
+    query = (
+        sa.select(_b.c.source_id, sa.func.max(_b.c.complete_time), sa.func.max(proofs.c.time))
+        .select_from(_b.outerjoin(proofs, proofs.c.backup_id == _b.c.backup_id))
+        .where(_b.c.source_id.in_(sorted(source_ids)), _b.c.state == BackupState.COMPLETED)
+        .group_by(_b.c.source_id)
+    )
+    return {row[0]: (row[1], row[2]) for row in connection.execute(query)}
+
+
 def update_backup(
     connection: sa.Connection, backup_id: str, *, only_in: BackupState | None = None, **values: Any
 ) -> bool:
@@ -79,9 +104,9 @@ def update_backup(
     return connection.execute(_b.update().where(*conditions).values(**values)).rowcount > 0
 
 
-def delete_backup(connection: sa.Connection, backup_id: str) -> None:
-    """Forget a backup that never came to be (cancelled)."""
-    connection.execute(_b.delete().where(_b.c.backup_id == backup_id))
+def delete_unfinished(connection: sa.Connection, task_id: str) -> None:
+    """Forget the backups of a task that never came to be (cancelled)."""
+    connection.execute(_b.delete().where(_b.c.task_id == task_id, _b.c.state == BackupState.IN_PROGRESS))
 
 
 def add_verification(connection: sa.Connection, backup_id: str, **values: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,12 @@ class Database:
         ):
             yield connection
 
-    def prepare(self, lock_file: Path) -> None:
-        """Bring the tables up to date, once for all processes (`lock_file` is held meanwhile)."""
+    def prepare(self, lock_file: Path, migrate_queue: Callable[[str], None]) -> None:
+        """Bring our tables and the queue's up to date, once for all processes (`lock_file` is held meanwhile)."""
         with lock_file.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self._version() != HEAD:
+                migrate_queue(self.url)
                 _migrate(self.engine)
 
     def _version(self) -> str | None:

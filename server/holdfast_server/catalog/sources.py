@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from holdfast_server.catalog import schema
 from holdfast_server.catalog.rows import SourceRow
 
-__all__ = ["delete_source", "get_source", "get_sources", "insert_source", "list_sources", "update_source"]
+__all__ = ["delete_source", "get_source", "get_sources", "insert_source", "list_sources", "paths_in_use", "update_source"]
 
 _s = schema.sources
 
@@ -65,3 +65,8 @@ def update_source(connection: sa.Connection, source_id: str, **values: Any) -> S
 def delete_source(connection: sa.Connection, source_id: str) -> bool:
     """Forget a source; its backups stay."""
     return connection.execute(_s.delete().where(_s.c.source_id == source_id)).rowcount > 0
+
+
+def paths_in_use(connection: sa.Connection) -> dict[bytes, str]:
+    """Path → id of every source."""
+    return {row[0]: row[1] for row in connection.execute(sa.select(_s.c.path, _s.c.source_id))}

@@ -295,9 +295,14 @@ def forget_problems(connection: sa.Connection, task_id: str, *, keep_backups: Co
     connection.execute(_t.update().where(_t.c.task_id == task_id).values(warning_count=left))
 
 
-def list_problems(connection: sa.Connection, task_id: str, after: int, limit: int) -> list[ProblemRow]:
+def list_problems(
+    connection: sa.Connection, task_id: str, after: int, limit: int, *, source_id: str | None = None
+) -> list[ProblemRow]:
+    """By number, starting after `after`."""
     p = schema.problems
     query = p.select().where(p.c.task_id == task_id, p.c.number > after).order_by(p.c.number).limit(limit)
+    if source_id is not None:
+        query = query.where(p.c.source_id == source_id)
     return [ProblemRow.of(row) for row in connection.execute(query).mappings()]
 
 

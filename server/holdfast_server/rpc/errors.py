@@ -69,7 +69,7 @@ def abort(context: grpc.ServicerContext, error: HoldfastError) -> NoReturn:
 
 def to_status(error: HoldfastError) -> status_pb2.Status:
     """The error as `google.rpc.Status`."""
-    code = STATUS_CODES[type(error)]
+    code = next(STATUS_CODES[cls] for cls in type(error).__mro__ if cls in STATUS_CODES)
     info = error_details_pb2.ErrorInfo(
         reason=error.reason.value,
         domain=DOMAIN,

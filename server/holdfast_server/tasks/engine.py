@@ -10,11 +10,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from holdfast_server.catalog import locks, tasks, workers
+from holdfast_server.catalog import backups, locks, tasks, workers
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey, recall, remember
 from holdfast_server.catalog.rows import LockMode, LockWish, TaskKind, TaskRow, TaskState
@@ -27,6 +27,8 @@ __all__ = ["Blocker", "NewTask", "TaskEngine", "conflicts", "task_not_found"]
 #: A dispatched attempt that nobody claimed for this long (microseconds) is looked at: its worker may have died between
 #: taking it from the queue and claiming it.
 _UNCLAIMED = 10_000_000
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,17 @@ class TaskEngine:
             self._admit(connection)
             return self._require(connection, row.task_id)
 
+    def recall(self, key: RequestKey) -> TaskRow | None:
+        """The task that the same request made before. Raises AlreadyExists/REQUEST_ID_REUSED."""
+        with self._database.read() as connection:
+            known = recall(connection, key)
+            return None if known is None else self.honest(self._require(connection, known["task_id"]))
+
+    def inside(self, question: Callable[[sa.Connection], Answer]) -> Answer:
+        """The answer to a question about the catalog, from one state of it."""
+        with self._database.read() as connection:
+            return question(connection)
+
     def get(self, task_id: str) -> TaskRow:
         """Raises NotFound/TASK_NOT_FOUND. A task whose lease has ended is never shown as running."""
         with self._database.read() as connection:
@@ -137,6 +150,7 @@ class TaskEngine:
                     cancel_requested=True, end_time=now, cleanup=cleanup, message="cancelled before it started",
                 )  # fmt: skip
                 locks.release(connection, task_id)
+                backups.delete_unfinished(connection, task_id)
                 self._admit(connection)
             else:
                 ended = tasks.move(

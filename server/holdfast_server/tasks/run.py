@@ -314,7 +314,7 @@ class TaskRun:
 def error_record(error: HoldfastError) -> dict[str, Any]:
     """An error as the catalog keeps it and `TaskError` shows it."""
     return {
-        "type": type(error).__name__,
+        "type": next(cls.__name__ for cls in type(error).__mro__ if cls.__module__ == HoldfastError.__module__),
         "reason": error.reason.value,
         "message": error.message,
         "remedy": error.remedy,

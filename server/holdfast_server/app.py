@@ -1,0 +1,209 @@
+"""The composition root: the only place that constructs things. One function for each process.
+
+Imports of what only one kind of process needs stand inside its function: a worker has no gRPC, an edge no compressors.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from holdfast_server.auth import ensure_admin_token
+from holdfast_server.clock import SystemClock
+from holdfast_server.config import Config, ConfigError
+from holdfast_server.process import Child, raise_file_limit
+
+if TYPE_CHECKING:
+    from holdfast_server.storage.policy import FolderPolicy
+    from holdfast_server.tasks.engine import TaskEngine
+
+__all__ = ["ADDRESS_FILE", "prepare_data_dir", "run_edge", "run_worker", "software_version"]
+
+_log = logging.getLogger(__name__)
+
+#: Where the CLI finds a running server: the address it is bound to, beside the token.
+ADDRESS_FILE = "server.address"
+
+
+def software_version() -> str:
+    try:
+        return "holdfast " + importlib.metadata.version("holdfast")
+    except importlib.metadata.PackageNotFoundError:
+        return "holdfast (source tree)"
+
+
+def prepare_data_dir(config: Config) -> None:
+    """Make the data directory (0700) and the administrator's token. Raises ConfigError when that is impossible."""
+    path = config.paths.data_dir
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.stat().st_uid == os.geteuid():
+            path.chmod(0o700)
+        ensure_admin_token(path)
+    except OSError as error:
+        raise ConfigError(
+            f"[paths] data_dir = {path} cannot be used: {error.strerror}: name a directory that the service may write to"
+        ) from error
+
+
+def run_edge(config: Config, child: Child, bound: str | None) -> int:
+    """Serve gRPC until SIGTERM. A second SIGTERM ends the remaining streams at once."""
+    from holdfast_server.auth import Authenticator
+    from holdfast_server.catalog.database import Database
+    from holdfast_server.rpc.interceptors import CallInterceptor, StreamPlaces
+    from holdfast_server.rpc.registry import NOT_BUILT_FILES, Services, register_services
+    from holdfast_server.rpc.server import NotBuiltYet, build_server
+    from holdfast_server.tasks.backup import BackupOrders
+    from holdfast_server.tasks.engine import TaskEngine
+    from holdfast_server.tasks.queue import DbosQueue, migrate_queue
+    from holdfast_server.tasks.restore import RestoreOrders
+    from holdfast_server.tasks.sources import SourceRegistry
+    from holdfast_server.tasks.verify import VerifyOrders
+    from holdfast_server.tasks.watch import EventPump
+
+    raise_file_limit()
+    prepare_data_dir(config)
+    clock = SystemClock()
+    database = Database(config.database_url, busy_timeout=2.0)
+    database.prepare(_lock_file(config), migrate_queue)
+    engine = TaskEngine(database, DbosQueue(config.database_url), clock)
+    policy = _policy(config)
+    pump = EventPump(database, engine, clock, config.server.heartbeat_seconds)
+    services = Services(
+        database=database,
+        engine=engine,
+        pump=pump,
+        sources=SourceRegistry(database, policy, clock),
+        backups=BackupOrders(database, engine, policy, clock),
+        verifications=VerifyOrders(engine),
+        restores=RestoreOrders(engine, policy),
+    )
+    places = StreamPlaces(config.server.max_watchers)
+    authenticator = Authenticator(ensure_admin_token(config.paths.data_dir))
+    try:
+        edge = build_server(
+            bound or config.server.listen,
+            CallInterceptor(authenticator, places, open_reflection=config.is_local),
+            lambda server: register_services(server, services),
+            lambda served: NotBuiltYet(NOT_BUILT_FILES, served),
+            threads=config.server.max_watchers + config.server.unary_threads,
+            with_reflection=config.reflection,
+        )
+    except OSError as error:
+        child.report(fatal=f"{error}: is another server running there? choose another [server] listen")
+        return 1
+    stop = _stop_signals()
+    pump.start()
+    ticker = threading.Thread(target=_tick, args=(engine, stop.first), name="ticker", daemon=True)
+    ticker.start()
+    edge.start()
+    _write_address(config.paths.data_dir, edge.address)
+    child.report(address=edge.address)
+    stop.first.wait()
+    ended = edge.stop(config.worker.drain_seconds + 15.0)
+    # Watchers stay until the workers are done: the supervisor says so with a second signal.
+    while not ended.wait(0.05):
+        if stop.second.is_set():
+            pump.stop()
+            edge.stop(1.0).wait()
+            break
+    return 0
+
+
+def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[str]) -> int:
+    """Do tasks until SIGTERM, then drain."""
+    from holdfast_server.archive.pool import CompressorPool
+    from holdfast_server.catalog.database import Database
+    from holdfast_server.catalog.rows import TaskKind
+    from holdfast_server.tasks.backup import BackupHandler
+    from holdfast_server.tasks.engine import TaskEngine
+    from holdfast_server.tasks.housekeeping import Housekeeper
+    from holdfast_server.tasks.queue import DbosConsumer, DbosQueue, migrate_queue
+    from holdfast_server.tasks.restore import RestoreHandler
+    from holdfast_server.tasks.verify import VerifyHandler
+    from holdfast_server.tasks.worker import Worker
+
+    raise_file_limit()
+    prepare_data_dir(config)
+    clock = SystemClock()
+    database = Database(config.database_url, busy_timeout=30.0)
+    database.prepare(_lock_file(config), migrate_queue)
+    queue = DbosQueue(config.database_url)
+    engine = TaskEngine(database, queue, clock)
+    pool = CompressorPool(config.worker.threads or os.cpu_count() or 1, config.worker.memory_mib << 20)
+    policy = _policy(config)
+    data_dir = os.fsencode(config.paths.data_dir)
+    handlers = {
+        TaskKind.BACKUP: BackupHandler(database, policy, pool, clock, data_dir, software_version()),
+        TaskKind.VERIFY: VerifyHandler(database, clock),
+        TaskKind.RESTORE: RestoreHandler(database, policy),
+    }
+    housekeeper = Housekeeper(database, queue, clock, config.tasks.history_days, config.tasks.request_id_days)
+    worker = Worker(owner, database, engine, handlers, housekeeper, clock, config.tasks.lease_seconds)
+    consumer = DbosConsumer(
+        config.database_url, owner, {"data": config.worker.max_tasks, "short": 2}, worker.execute
+    )
+    stop = _stop_signals()
+    worker.start(dead_owners)
+    consumer.start()
+    child.report(worker=owner)
+    stop.first.wait()
+    worker.drain(config.worker.drain_seconds)
+    pool.close()
+    # Nothing of ours runs any more; DBOS's own threads hold nothing worth an orderly end.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+class _Stop:
+    """The first and the second request to stop."""
+
+    def __init__(self) -> None:
+        self.first = threading.Event()
+        self.second = threading.Event()
+
+    def on_signal(self, *_: object) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+def _stop_signals() -> _Stop:
+    stop = _Stop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop.on_signal)
+    return stop
+
+
+def _tick(engine: TaskEngine, stop: threading.Event) -> None:
+    """Take over and admit from the edge too, so that a dead worker's task is not shown as running."""
+    from holdfast_server.errors import Unavailable
+
+    while not stop.wait(1.0):
+        try:
+            engine.tick()
+        except Unavailable:
+            continue
+        except Exception:
+            _log.exception("the edge's tick failed")
+
+
+def _policy(config: Config) -> FolderPolicy:
+    from holdfast_server.storage.policy import FolderPolicy
+
+    return FolderPolicy(os.fsencode(config.paths.data_dir), [os.fsencode(root) for root in config.paths.roots])
+
+
+def _lock_file(config: Config) -> Path:
+    return config.paths.data_dir / "catalog.lock"
+
+
+def _write_address(data_dir: Path, address: str) -> None:
+    temporary = data_dir / f".{ADDRESS_FILE}.tmp"
+    temporary.write_text(address + "\n")
+    temporary.replace(data_dir / ADDRESS_FILE)

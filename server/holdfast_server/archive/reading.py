@@ -1,0 +1,226 @@
+"""What the strict readers share: limits, path rules, names seen, and the shape of a reader.
+
+A reader gives one reading of an archive or refuses it. Rules broken are FAILED_PRECONDITION/ARCHIVE_INVALID; bytes that
+are not what they were (checksums, truncation) are DATA_LOSS/CHECKSUM_MISMATCH. Messages name the member, escaped, and
+the offset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from holdfast_server.archive.member import Member
+from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
+
+__all__ = [
+    "BLOCK",
+    "ArchiveReader",
+    "Budget",
+    "Content",
+    "Limits",
+    "Names",
+    "Source",
+    "check_path",
+    "damage",
+    "invalid",
+    "show",
+]
+
+#: Content comes in blocks of at most this size.
+BLOCK = 1 << 20
+
+#: No file system that Linux serves holds a longer component.
+NAME_MAX = 255
+
+_SHOWN = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an archive may cost. Counted while streaming from what is really produced, never from declared sizes.
+
+    `total_bytes` bounds all that is unpacked (tar headers included); `ratio` bounds it to a multiple of the archive's
+    own size, once more than `ratio_floor` bytes came out. Deflate cannot exceed 1032:1: the default only stops tricks.
+    """
+
+    total_bytes: int = 1 << 50
+    ratio: int = 2000
+    entries: int = 50_000_000
+    path_length: int = 1 << 20
+    depth: int = 10_000
+    ratio_floor: int = 64 << 20
+
+
+def show(path: bytes) -> str:
+    """A name for people: UTF-8 where it is, control, invisible and undecodable bytes and backslashes as `\\xNN`."""
+    text = path[:_SHOWN].decode("utf-8", "surrogateescape")
+    if not text.isprintable() or "\\" in text:
+        text = "".join(c if c.isprintable() and c != "\\" else _escaped(c) for c in text)
+    return text if len(path) <= _SHOWN else text + "…"
+
+
+def invalid(what: str, path: bytes | None = None, offset: int | None = None) -> FailedPrecondition:
+    """The archive breaks its format's rules."""
+    text, metadata = _described(what, path, offset)
+    return FailedPrecondition(Reason.ARCHIVE_INVALID, f"the archive is invalid: {text}", metadata=metadata)
+
+
+def damage(what: str, path: bytes | None = None, offset: int | None = None) -> DataLoss:
+    """The archive's bytes are not what was written."""
+    text, metadata = _described(what, path, offset)
+    return DataLoss(Reason.CHECKSUM_MISMATCH, f"the archive is damaged: {text}", metadata=metadata)
+
+
+def check_path(path: bytes, limits: Limits, offset: int) -> None:
+    """Refuse what is not a plain relative path. Backslashes are ordinary bytes."""
+    if not path:
+        raise invalid("a member has no name", offset=offset)
+    if len(path) > limits.path_length:
+        raise invalid(f"a name of {len(path)} bytes is longer than {limits.path_length}", path, offset)
+    if b"\0" in path:
+        raise invalid("a name contains NUL", path, offset)
+    if path[:1] == b"/":
+        raise invalid("a name is absolute", path, offset)
+    parts = path.split(b"/")
+    if len(parts) > limits.depth:
+        raise invalid(f"a name is nested deeper than {limits.depth} folders", path, offset)
+    for part in parts:
+        if part in (b"", b".", b".."):
+            raise invalid(f"a name has the component {part.decode()!r}", path, offset)
+        if len(part) > NAME_MAX:
+            raise invalid(f"a component of a name is longer than {NAME_MAX} bytes", path, offset)
+
+
+class Budget:
+    """Counts what a pass over an archive produces against the limits."""
+
+    def __init__(self, limits: Limits, archive_size: int) -> None:
+        self._limits = limits
+        self._allowed = min(limits.total_bytes, max(limits.ratio_floor, limits.ratio * archive_size))
+        self._bytes = 0
+        self._entries = 0
+
+    def produced(self, size: int) -> None:
+        self._bytes += size
+        if self._bytes > self._allowed:
+            raise invalid(f"it unpacks to more than the {self._allowed} bytes allowed for it")
+
+    def entry(self) -> None:
+        self._entries += 1
+        if self._entries > self._limits.entries:
+            raise invalid(f"it has more than {self._limits.entries} entries")
+
+
+class Names:
+    """The names seen so far, as keyed 64-bit hashes: about 70 bytes a name, and no name can be made to collide."""
+
+    def __init__(self) -> None:
+        self._key = os.urandom(16)
+        self._seen: set[int] = set()
+
+    def add(self, path: bytes, *, is_file: bool = False) -> bool:
+        """Remember a name; False if it was there before."""
+        code = self._code(path)
+        if code in self._seen or code | 1 in self._seen:
+            return False
+        self._seen.add(code | is_file)
+        return True
+
+    def __contains__(self, path: bytes) -> bool:
+        code = self._code(path)
+        return code in self._seen or code | 1 in self._seen
+
+    def has_file(self, path: bytes) -> bool:
+        """Whether the name was added with `is_file`."""
+        return self._code(path) | 1 in self._seen
+
+    def _code(self, path: bytes) -> int:
+        # The lowest bit says "file", so that one set answers both questions.
+        return int.from_bytes(hashlib.blake2b(path, key=self._key, digest_size=8).digest(), "little") & ~1
+
+
+class Source:
+    """An archive file read by offset, so that several readers share it without a common position."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file  # keeps the descriptor open
+        self._fd = file.fileno()
+        self.size = os.fstat(self._fd).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes. Raises DataLoss when the file ends before."""
+        data = self.read_some(offset, size)
+        while len(data) < size:
+            more = self.read_some(offset + len(data), size - len(data))
+            if not more:
+                raise damage("the file ends too early", offset=offset + len(data))
+            data += more
+        return data
+
+    def read_some(self, offset: int, size: int) -> bytes:
+        """At most `size` bytes; empty only at the end."""
+        return os.pread(self._fd, size, offset)
+
+
+class Content(Iterator[bytes]):
+    """A member's content, block by block, to be consumed before the next member is asked for.
+
+    What is left over is still read and checked by the reader, unless `discard` was called and the format can skip it.
+    """
+
+    def __init__(self, blocks: Iterator[bytes] | None = None) -> None:
+        self._blocks = iter(()) if blocks is None else blocks
+        self.discarded = False
+
+    def __next__(self) -> bytes:
+        return next(self._blocks)
+
+    def discard(self) -> None:
+        """Nobody wants the rest of this member."""
+        self.discarded = True
+
+
+class ArchiveReader(ABC):
+    """Reads one archive strictly. Each iteration is a pass of its own over the whole file; passes share nothing.
+
+    `can_skip` says that a damaged or unwanted content does not keep the next member from being read. `mtime_step` is
+    the resolution of the container's times in nanoseconds.
+    """
+
+    format_name: str
+    can_skip: bool
+    mtime_step: int
+
+    def __init__(self, source: Source, limits: Limits, check: Callable[[], None]) -> None:
+        self.source = source
+        self.limits = limits
+        self.check = check
+
+    @abstractmethod
+    def members(self) -> Iterator[tuple[Member, Content]]:
+        """Every member in the archive's order, with its content (empty for all but files)."""
+
+    @abstractmethod
+    def manifest(self) -> Iterator[bytes] | None:
+        """The content of a last member named as a manifest, where the format finds it without reading all before it."""
+
+
+def _escaped(char: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+
+
+def _described(what: str, path: bytes | None, offset: int | None) -> tuple[str, dict[str, str]]:
+    metadata = {"detail": what}
+    text = what
+    if path is not None:
+        metadata["path"] = show(path)
+        text += f": member '{metadata['path']}'"
+    if offset is not None:
+        metadata["offset"] = str(offset)
+        text += f" (offset {offset})"
+    return text, metadata

@@ -1,0 +1,146 @@
+"""A strict reader of tar.gz files: ustar, pax and GNU long names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from holdfast_server.archive.gzip_stream import GzipStream
+from holdfast_server.archive.member import Member, MemberKind
+from holdfast_server.archive.reading import ArchiveReader, Budget, Content, Names, check_path, damage, invalid
+from holdfast_server.archive.tar_header import RECORD, Header, parse_decimal, parse_header, parse_mtime, parse_pax
+
+__all__ = ["TarGzReader"]
+
+_ZEROS = bytes(RECORD)
+_KINDS = {
+    b"0": MemberKind.FILE,
+    b"1": MemberKind.HARDLINK,
+    b"2": MemberKind.SYMLINK,
+    b"5": MemberKind.DIRECTORY,
+}
+_SPECIAL = (b"3", b"4", b"6")
+#: A pax header may hold two paths and some attributes.
+_MAX_EXTENDED = 4 << 20
+#: GNU tar pads the end to 10 KiB, some tools to more.
+_MAX_PADDING = 1 << 20
+
+
+class TarGzReader(ArchiveReader):
+    """Reads a tar.gz file. See ArchiveReader."""
+
+    format_name = "TAR_GZ"
+    can_skip = False
+    mtime_step = 1
+
+    def members(self) -> Iterator[tuple[Member, Content]]:
+        budget, names = Budget(self.limits, self.source.size), Names()
+        stream = GzipStream(self.source, budget, self.check)
+        while True:
+            self.check()
+            at = stream.offset
+            member = self._next(stream, names)
+            if member is None:
+                return
+            budget.entry()
+            check_path(member.path, self.limits, at)
+            if not names.add(member.path, is_file=member.kind is MemberKind.FILE):
+                raise invalid("two members have the same name", member.path, at)
+            content = Content(stream.pieces(member.size))
+            yield member, content
+            for _ in content:
+                pass
+            stream.read(-member.size % RECORD)
+
+    def manifest(self) -> Iterator[bytes] | None:
+        return None
+
+    def _next(self, stream: GzipStream, names: Names) -> Member | None:
+        """The next member's headers, with the extended ones before it; None at the archive's end."""
+        pax: dict[bytes, bytes] | None = None
+        long: dict[bytes, bytes] = {}
+        while True:
+            at = stream.offset
+            if stream.at_end():
+                raise damage("the tar archive ends without its end mark", offset=at)
+            block = stream.read(RECORD)
+            if block == _ZEROS:
+                if pax is not None or long:
+                    raise invalid("an extended header belongs to no member", offset=at)
+                _check_end(stream)
+                return None
+            header = parse_header(block, at)
+            if header.kind == b"x":
+                if pax is not None:
+                    raise invalid("two pax headers belong to one member", offset=at)
+                pax = parse_pax(_extended(stream, header, at), at + RECORD)
+            elif header.kind == b"g":
+                if parse_pax(_extended(stream, header, at), at + RECORD):
+                    raise invalid("a global pax header changes members", offset=at)
+            elif header.kind in (b"L", b"K"):
+                if header.kind in long:
+                    raise invalid("two long names belong to one member", offset=at)
+                long[header.kind] = _extended(stream, header, at).rstrip(b"\0")
+            else:
+                return _member(header, pax or {}, long, names, at)
+
+
+def _extended(stream: GzipStream, header: Header, at: int) -> bytes:
+    if header.size > _MAX_EXTENDED:
+        raise invalid("an extended header is too long", offset=at)
+    data = stream.read(header.size)
+    stream.read(-header.size % RECORD)
+    return data
+
+
+def _check_end(stream: GzipStream) -> None:
+    at = stream.offset
+    if stream.at_end():
+        raise damage("the tar archive ends in the middle of its end mark", offset=at)
+    if stream.read(RECORD) != _ZEROS:
+        raise invalid("a single zero block stands between members", offset=at)
+    padding = 0
+    for piece in stream.rest():
+        padding += len(piece)
+        if piece.count(0) != len(piece):
+            raise invalid("data follows the end of the tar archive", offset=at)
+        if padding > _MAX_PADDING:
+            raise invalid("too many zeros follow the end of the tar archive", offset=at)
+
+
+def _member(header: Header, pax: dict[bytes, bytes], long: dict[bytes, bytes], names: Names, at: int) -> Member:
+    if (b"path" in pax and b"L" in long) or (b"linkpath" in pax and b"K" in long):
+        raise invalid("a member has two long names", header.name, at)
+    path = pax.get(b"path", long.get(b"L", header.name))
+    target = pax.get(b"linkpath", long.get(b"K", header.link))
+    kind = _kind(header, path, at)
+    size = parse_decimal(pax[b"size"], "size", at) if b"size" in pax else header.size
+    if kind is not MemberKind.FILE and size:
+        raise invalid("a member that is no file has content", path, at)
+    if kind is MemberKind.DIRECTORY and path[-1:] == b"/":
+        path = path[:-1]
+    if kind in (MemberKind.FILE, MemberKind.DIRECTORY):
+        # Some tools leave a link name behind in files; it means nothing there.
+        target = b""
+    elif not target or b"\0" in target:
+        raise invalid("a link's target is empty or contains NUL", path, at)
+    elif kind is MemberKind.HARDLINK and not names.has_file(target):
+        raise invalid("a hard link points to no earlier file", path, at)
+    return Member(
+        path=path,
+        kind=kind,
+        mode=header.mode & 0o7777,
+        mtime_ns=parse_mtime(pax[b"mtime"], at) if b"mtime" in pax else header.mtime * 1_000_000_000,
+        uid=parse_decimal(pax[b"uid"], "owner", at, bits=32) if b"uid" in pax else header.uid,
+        gid=parse_decimal(pax[b"gid"], "group", at, bits=32) if b"gid" in pax else header.gid,
+        size=size,
+        link_target=target,
+    )
+
+
+def _kind(header: Header, path: bytes, at: int) -> MemberKind:
+    kind = _KINDS.get(header.kind)
+    if kind is None:
+        if header.kind in _SPECIAL:
+            raise invalid("the member is a device or a FIFO", path, at)
+        raise invalid(f"the tar member type {header.kind!r} is not supported", path, at)
+    return kind

@@ -1,0 +1,211 @@
+"""tar.gz: POSIX pax tar in a row of gzip members.
+
+docs/format.md ("tar.gz") specifies it. The tar stream is cut into pieces of about 1 MiB, each an independent gzip member:
+any gzip reader takes the row as one stream, all cores write it, and the size of each member in an extra field lets a
+reader that knows it skip from one to the next and unpack several at a time:
+
+    1f 8b 08 04   magic, deflate, FEXTRA
+    00 00 00 00   MTIME: none, so that the same input gives the same bytes
+    00 ff         XFL, OS unknown
+    08 00         XLEN
+    48 46 04 00   subfield "HF" of 4 bytes
+    xx xx xx xx   length of this whole gzip member, little-endian
+    … deflate …
+    crc32 isize   of the piece
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable
+from functools import lru_cache
+
+from isal import isal_zlib
+
+from holdfast_server.archive.base_writer import BLOCK, LEVEL, ArchiveWriter, Landing, Small
+from holdfast_server.archive.manifest import ManifestEntry, format_mtime
+from holdfast_server.archive.member import Member, MemberKind
+
+__all__ = ["TarGzWriter"]
+
+TAR_BLOCK = 512
+TAR_RECORD = 10240
+
+MAX_NAME = 100
+MAX_PREFIX = 155
+MAX_OCTAL_7 = 0o7777777  # uid, gid
+MAX_OCTAL_11 = 0o77777777777  # size, mtime
+
+GZIP_SUBFIELD = b"HF"
+GZIP_HEADER = struct.Struct("<4sLBBH2sHL")
+GZIP_TRAILER = struct.Struct("<LL")
+
+PAX_NAME = b"PaxHeaders/holdfast"
+
+_TYPES = {
+    MemberKind.FILE: b"0",
+    MemberKind.HARDLINK: b"1",
+    MemberKind.SYMLINK: b"2",
+    MemberKind.DIRECTORY: b"5",
+}
+_EMPTY_SHA256 = hashlib.sha256().digest()
+
+
+class TarGzWriter(ArchiveWriter):
+    """An `ArchiveWriter` for tar.gz. Every member of the vocabulary can be held, with names of any length."""
+
+    _length = 0  # of the tar stream so far; a member's record is its length there
+    _prefix = b""
+    _tail = b""
+
+    def _require_representable(self, member: Member) -> None:
+        if member.kind in (MemberKind.HARDLINK, MemberKind.SYMLINK) and not member.link_target:
+            raise ValueError("a link needs a target")
+
+    def _job(self, batch: list[Small]) -> Callable[[], Landing]:
+        return lambda: _pack(batch)
+
+    def _stream_start(self, member: Member) -> None:
+        self._flush()
+        self._prefix = tar_header(member)
+        self._stream_length = len(self._prefix) + member.size + -member.size % TAR_BLOCK
+
+    def _stream_block(self, block: bytes, *, last: bool) -> None:
+        data = self._prefix + block if self._prefix else block
+        self._prefix = b""
+        if last:
+            self._tail = data
+        else:
+            self._jobs.submit(lambda: Landing(gzip_member(data)), len(data))
+
+    def _stream_end(self, member: Member, entry: ManifestEntry | None) -> None:
+        data = self._tail + bytes(-member.size % TAR_BLOCK)
+        self._tail = b""
+        entries = [(entry, self._stream_length.to_bytes(8, "big"))]
+        self._jobs.submit(lambda: Landing(gzip_member(data), entries), len(data))
+
+    def _landed(self, record: bytes, offset: int) -> bytes:
+        return record
+
+    def _kept(self, record: bytes) -> None:
+        self._length += int.from_bytes(record, "big")
+
+    def _end(self) -> None:
+        self._flush()
+        self._jobs.drain()
+        length = self._length + 2 * TAR_BLOCK
+        self._write(gzip_member(bytes(2 * TAR_BLOCK + -length % TAR_RECORD)))
+
+
+def _pack(batch: list[Small]) -> Landing:
+    """Hash the members of a batch and compress them as one gzip member."""
+    parts: list[bytes] = []
+    entries: list[tuple[ManifestEntry | None, bytes]] = []
+    for small in batch:
+        member, content = small.member, small.content
+        header = tar_header(member)
+        padding = bytes(-len(content) % TAR_BLOCK)
+        parts += (header, content, padding)
+        sha256 = None
+        if member.kind is MemberKind.FILE:
+            sha256 = hashlib.sha256(content).digest() if content else _EMPTY_SHA256
+        length = len(header) + len(content) + len(padding)
+        entries.append((small.entry(sha256), length.to_bytes(8, "big")))
+    return Landing(gzip_member(b"".join(parts)), entries)
+
+
+def gzip_member(data: bytes) -> bytes:
+    """`data` as one gzip member that tells its own length."""
+    packed = isal_zlib.compress(data, LEVEL, wbits=-15)
+    length = GZIP_HEADER.size + len(packed) + GZIP_TRAILER.size
+    header = GZIP_HEADER.pack(b"\x1f\x8b\x08\x04", 0, 0, 255, 8, GZIP_SUBFIELD, 4, length)
+    return b"%b%b%b" % (header, packed, GZIP_TRAILER.pack(isal_zlib.crc32(data), len(data)))
+
+
+def tar_header(member: Member) -> bytes:
+    """The ustar header of a member, with a pax header before it when ustar cannot say everything exactly."""
+    name = member.path + b"/" if member.kind is MemberKind.DIRECTORY else member.path
+    link = member.link_target
+    seconds, nanoseconds = divmod(member.mtime_ns, 1_000_000_000)
+    records: list[tuple[bytes, bytes]] = []
+    split = _split(name) if name.isascii() else None
+    if split is None:
+        records.append((b"path", name))
+    if link and (len(link) > MAX_NAME or not link.isascii()):
+        records.append((b"linkpath", link))
+    if records and not all(_is_utf8(value) for _, value in records):
+        records.insert(0, (b"hdrcharset", b"BINARY"))
+    if nanoseconds or not 0 <= seconds <= MAX_OCTAL_11:
+        records.append((b"mtime", format_mtime(member.mtime_ns).rstrip("0").rstrip(".").encode()))
+        seconds = min(max(seconds, 0), MAX_OCTAL_11)
+    size, uid, gid = member.size, member.uid, member.gid
+    if size > MAX_OCTAL_11:
+        records.append((b"size", b"%d" % size))
+        size = 0
+    if uid > MAX_OCTAL_7:
+        records.append((b"uid", b"%d" % uid))
+        uid = 0
+    if gid > MAX_OCTAL_7:
+        records.append((b"gid", b"%d" % gid))
+        gid = 0
+    prefix, short = split or (b"", _plain(name))
+    header = _ustar(short, member.mode, uid, gid, size, seconds, _TYPES[member.kind], _plain(link), prefix)
+    return _pax(records) + header if records else header
+
+
+def _ustar(
+    name: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, kind: bytes, link: bytes, prefix: bytes
+) -> bytes:
+    head = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (name.ljust(100, b"\0"), mode, uid, gid, size, mtime)
+    tail = b"%b%bustar\x0000" % (kind, link.ljust(100, b"\0"))
+    total = sum(head) + 8 * 0x20 + sum(tail) + sum(prefix)
+    tail = tail.ljust(189, b"\0") + prefix.ljust(167, b"\0")
+    return b"%b%06o\0 %b" % (head, total, tail)
+
+
+def _pax(records: list[tuple[bytes, bytes]]) -> bytes:
+    """An extended header (type x) that holds for the next member."""
+    body = b"".join(_pax_record(key, value) for key, value in records)
+    return _pax_header(len(body)) + body + bytes(-len(body) % TAR_BLOCK)
+
+
+@lru_cache(maxsize=1024)
+def _pax_header(size: int) -> bytes:
+    return _ustar(PAX_NAME, 0o644, 0, 0, size, 0, b"x", b"", b"")
+
+
+def _pax_record(key: bytes, value: bytes) -> bytes:
+    """`length key=value newline`, where the length counts its own digits."""
+    rest = len(key) + len(value) + 3
+    length = rest + len(b"%d" % rest)
+    length = rest + len(b"%d" % length)
+    return b"%d %b=%b\n" % (length, key, value)
+
+
+def _split(name: bytes) -> tuple[bytes, bytes] | None:
+    """ustar's prefix and name for an ASCII path, or None when it does not fit."""
+    if len(name) <= MAX_NAME:
+        return b"", name
+    if len(name) > MAX_PREFIX + 1 + MAX_NAME:
+        return None
+    # The first slash that leaves at most MAX_NAME bytes after it; a trailing slash belongs to the name.
+    at = name.find(b"/", len(name) - MAX_NAME - 1, len(name) - 1)
+    if at <= 0 or at > MAX_PREFIX:
+        return None
+    return name[:at], name[at + 1 :]
+
+
+def _plain(name: bytes) -> bytes:
+    """A stand-in of at most 100 ASCII bytes; readers that know pax never use it."""
+    if len(name) <= MAX_NAME and name.isascii():
+        return name
+    return name[:MAX_NAME].decode("ascii", "replace").replace("\ufffd", "_").encode()
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

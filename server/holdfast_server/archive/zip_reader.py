@@ -1,0 +1,271 @@
+"""A strict reader of zip files.
+
+The local headers must follow each other without gaps in the order of the central directory, from the file's first byte
+to the directory's, and say what the directory says. So no two readers can see different archives in one file. A zip
+whose directory is sorted in another way is refused: no common tool writes one, and accepting it would cost memory per
+member.
+"""
+
+from __future__ import annotations
+
+import calendar
+import stat
+import struct
+from collections.abc import Callable, Iterator
+
+from isal import isal_zlib
+
+from holdfast_server.archive.inflate import BadDeflate, Inflater
+from holdfast_server.archive.manifest import is_manifest_name
+from holdfast_server.archive.member import Member, MemberKind
+from holdfast_server.archive.reading import (
+    BLOCK,
+    ArchiveReader,
+    Budget,
+    Content,
+    Limits,
+    Names,
+    Source,
+    check_path,
+    damage,
+    invalid,
+)
+from holdfast_server.archive.zip_directory import (
+    EXTRA_TIMES,
+    EXTRA_UNIX,
+    Record,
+    extra_fields,
+    find_directory,
+    records,
+    zip64_values,
+)
+
+__all__ = ["ZipReader"]
+
+_LOCAL = struct.Struct("<4s5H3L2H")
+_STORED, _DEFLATED = 0, 8
+_DESCRIPTOR, _UTF8 = 0x0008, 0x0800
+#: Deflate's effort bits, data descriptor, UTF-8. All else is encryption, patches, or unknown.
+_KNOWN_FLAGS = 0x0006 | _DESCRIPTOR | _UTF8
+_UNIX_HOSTS = (3, 19)
+_PIECE = 256 << 10
+#: PATH_MAX bounds what symlink(2) takes.
+_MAX_TARGET = 4095
+
+
+class ZipReader(ArchiveReader):
+    """Reads a zip file. See ArchiveReader."""
+
+    format_name = "ZIP"
+    can_skip = True
+    mtime_step = 1_000_000_000
+
+    def __init__(self, source: Source, limits: Limits, check: Callable[[], None]) -> None:
+        super().__init__(source, limits, check)
+        self._directory = find_directory(source)
+
+    def members(self) -> Iterator[tuple[Member, Content]]:
+        budget, names = Budget(self.limits, self.source.size), Names()
+        for record, data_at in self._walk():
+            self.check()
+            budget.entry()
+            kind, path = _kind_and_path(record)
+            check_path(path, self.limits, record.offset)
+            if not names.add(path):
+                raise invalid("two entries have the same name", path, record.offset)
+            content = Content(self._content(record, data_at, budget) if kind is not MemberKind.DIRECTORY else iter(()))
+            if kind is MemberKind.SYMLINK:
+                yield _member(record, kind, path, _target(record, content)), Content()
+                continue
+            yield _member(record, kind, path), content
+            if not content.discarded:
+                for _ in content:
+                    pass
+
+    def manifest(self) -> Iterator[bytes] | None:
+        last = None
+        for last in self._walk():  # noqa: B007
+            self.check()
+        if last is None:
+            return None
+        record, data_at = last
+        kind, path = _kind_and_path(record)
+        if kind is not MemberKind.FILE or not is_manifest_name(path):
+            return None
+        return self._content(record, data_at, Budget(self.limits, self.source.size))
+
+    def _walk(self) -> Iterator[tuple[Record, int]]:
+        """Every record with the offset of its data, after everything but the content was checked."""
+        expected = 0
+        ahead = records(self.source, self._directory)
+        record = next(ahead, None)
+        while record is not None:
+            following = next(ahead, None)
+            if record.offset != expected:
+                raise invalid("an entry does not begin where the one before it ends", record.name, record.offset)
+            data_at = self._check_local(record)
+            expected = following.offset if following else self._directory.offset
+            self._check_gap(record, data_at + record.packed, expected)
+            yield record, data_at
+            record = following
+        if expected != self._directory.offset:
+            raise invalid("bytes lie before the central directory that no entry owns", offset=expected)
+
+    def _check_local(self, record: Record) -> int:
+        at, name = record.offset, record.name
+        if at + _LOCAL.size + len(name) > self._directory.offset:
+            raise invalid("an entry lies outside the space for entries", name, at)
+        header = self.source.read(at, _LOCAL.size + len(name))
+        signature, _, flags, method, _, _, crc, packed, size, name_length, extra_length = _LOCAL.unpack_from(header)
+        if signature != b"PK\3\4":
+            raise invalid("no local header lies where the directory says", name, at)
+        if name_length != len(name) or header[_LOCAL.size :] != name:
+            raise invalid("the local header and the directory give different names", name, at)
+        if (flags, method) != (record.flags, record.method):
+            raise invalid("the local header and the directory disagree on flags or method", name, at)
+        if flags & ~_KNOWN_FLAGS:
+            raise invalid("the entry is encrypted or uses an unknown feature", name, at)
+        if method not in (_STORED, _DEFLATED):
+            raise invalid(f"compression method {method} is not supported", name, at)
+        data_at = at + len(header) + extra_length
+        extra = extra_fields(self.source.read(at + len(header), extra_length), name, at)
+        size, packed = zip64_values(extra, [size, packed], name, at)
+        for local, central in ((crc, record.crc), (size, record.size), (packed, record.packed)):
+            # With a data descriptor the local header was written before the values were known.
+            if local != central and not (flags & _DESCRIPTOR and local == 0):
+                raise invalid("the local header and the directory disagree on checksum or sizes", name, at)
+        if method == _STORED and record.size != record.packed:
+            raise invalid("a stored entry has two sizes", name, at)
+        if _times(extra) not in (None, _times(record.extra)):
+            raise invalid("the local header and the directory disagree on the time", name, at)
+        return int(data_at)
+
+    def _check_gap(self, record: Record, end: int, following: int) -> None:
+        gap = following - end
+        if gap < 0:
+            raise invalid("an entry overlaps what follows it", record.name, record.offset)
+        if not record.flags & _DESCRIPTOR:
+            if gap:
+                raise invalid("bytes lie behind an entry that no entry owns", record.name, end)
+            return
+        forms = {12: "<3L", 16: "<4s3L", 20: "<L2Q", 24: "<4sL2Q"}
+        if gap not in forms:
+            raise invalid("the data descriptor is missing or has bytes beside it", record.name, end)
+        values = struct.unpack(forms[gap], self.source.read(end, gap))
+        if gap in (16, 24) and values[0] != b"PK\7\10":
+            raise invalid("the data descriptor is malformed", record.name, end)
+        if values[-3:] != (record.crc, record.packed, record.size):
+            raise invalid("the data descriptor and the directory disagree", record.name, end)
+
+    def _content(self, record: Record, at: int, budget: Budget) -> Iterator[bytes]:
+        crc = size = 0
+        blocks = self._pieces(at, record.packed) if record.method == _STORED else self._inflate(record, at)
+        for block in blocks:
+            self.check()
+            budget.produced(len(block))
+            size += len(block)
+            if size > record.size:
+                raise damage("a file is longer than stated", record.name, record.offset)
+            crc = isal_zlib.crc32(block, crc)
+            yield block
+        if size != record.size:
+            raise damage("a file is shorter than stated", record.name, record.offset)
+        if crc != record.crc:
+            raise damage("a file's CRC-32 does not match", record.name, record.offset)
+
+    def _inflate(self, record: Record, at: int) -> Iterator[bytes]:
+        inflater = Inflater()
+        left = record.packed
+        try:
+            for piece in self._pieces(at, record.packed, _PIECE):
+                left -= len(piece)
+                yield from inflater.feed(piece)
+                if inflater.ended:
+                    break
+        except BadDeflate as error:
+            raise damage(f"a file's compressed bytes are broken ({error})", record.name, record.offset) from error
+        if not inflater.ended:
+            raise damage("a file's compressed bytes are cut off", record.name, record.offset)
+        if left + inflater.unused:
+            raise damage("bytes follow a file's compressed bytes", record.name, record.offset)
+
+    def _pieces(self, at: int, size: int, step: int = BLOCK) -> Iterator[bytes]:
+        end = at + size
+        while at < end:
+            piece = self.source.read(at, min(step, end - at))
+            at += len(piece)
+            yield piece
+
+
+def _kind_and_path(record: Record) -> tuple[MemberKind, bytes]:
+    """What the entry is. A name that ends with a slash and a directory's mode must come together."""
+    name, at = record.name, record.offset
+    if record.flags & _UTF8:
+        try:
+            name.decode()
+        except UnicodeDecodeError:
+            raise invalid("a name is marked as UTF-8 and is not", name, at) from None
+    kind = MemberKind.DIRECTORY if name[-1:] == b"/" else MemberKind.FILE
+    file_type = stat.S_IFMT(record.attributes >> 16) if record.host in _UNIX_HOSTS else 0
+    if file_type == stat.S_IFLNK and kind is MemberKind.FILE:
+        kind = MemberKind.SYMLINK
+    elif file_type not in (0, stat.S_IFDIR if kind is MemberKind.DIRECTORY else stat.S_IFREG):
+        raise invalid(f"the entry's file type 0o{file_type:o} is special or does not fit its name", name, at)
+    if kind is MemberKind.DIRECTORY and record.size:
+        raise invalid("a directory has content", name, at)
+    return kind, name[:-1] if kind is MemberKind.DIRECTORY else name
+
+
+def _target(record: Record, content: Content) -> bytes:
+    if record.size > _MAX_TARGET:
+        raise invalid("a symbolic link's target is too long", record.name, record.offset)
+    target = b"".join(content)
+    if not target or b"\0" in target:
+        raise invalid("a symbolic link's target is empty or contains NUL", record.name, record.offset)
+    return target
+
+
+def _member(record: Record, kind: MemberKind, path: bytes, target: bytes = b"") -> Member:
+    mode = record.attributes >> 16 if record.host in _UNIX_HOSTS else 0
+    if not mode:
+        mode = 0o755 if kind is MemberKind.DIRECTORY else 0o644
+    uid, gid = _owner(record)
+    seconds = _times(record.extra)
+    return Member(
+        path=path,
+        kind=kind,
+        mode=mode & 0o7777,
+        mtime_ns=(_dos_seconds(record) if seconds is None else seconds) * 1_000_000_000,
+        uid=uid,
+        gid=gid,
+        size=record.size if kind is MemberKind.FILE else 0,
+        link_target=target,
+    )
+
+
+def _times(extra: dict[int, bytes]) -> int | None:
+    data = extra.get(EXTRA_TIMES)
+    if data is None or len(data) < 5 or not data[0] & 1:
+        return None
+    return int.from_bytes(data[1:5], "little", signed=True)
+
+
+def _owner(record: Record) -> tuple[int, int]:
+    data = record.extra.get(EXTRA_UNIX, b"")
+    if len(data) < 3 or data[0] != 1:
+        return 0, 0
+    uid_size = data[1]
+    gid_at = 2 + uid_size + 1
+    if gid_at > len(data) or gid_at + data[gid_at - 1] != len(data):
+        raise invalid("the field of owner and group is malformed", record.name, record.position)
+    uid, gid = int.from_bytes(data[2 : 2 + uid_size], "little"), int.from_bytes(data[gid_at:], "little")
+    if uid >= 1 << 32 or gid >= 1 << 32:
+        raise invalid("an owner or group is out of range", record.name, record.position)
+    return uid, gid
+
+
+def _dos_seconds(record: Record) -> int:
+    # DOS times carry no zone; UTC makes every reader agree. Fields out of range roll over as in mktime.
+    date, time = record.dos_date, record.dos_time
+    day = (1980 + (date >> 9), min(max(date >> 5 & 15, 1), 12), max(date & 31, 1))
+    return calendar.timegm((*day, time >> 11, time >> 5 & 63, (time & 31) * 2))

@@ -1,0 +1,256 @@
+"""Zip: raw deflate by ISA-L, sizes and checksums in every local header, zip64 where needed and only there.
+
+docs/format.md ("zip") specifies what is written. A large file's deflate stream is made of blocks of 1 MiB that were
+compressed apart and joined by sync flushes, so that all cores work on it; any inflater reads it as one stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+import struct
+import time
+from collections.abc import Callable
+
+from isal import isal_zlib
+
+from holdfast_server.archive.base_writer import (
+    BLOCK,
+    LEVEL,
+    ArchiveWriter,
+    Landing,
+    MemberNotRepresentable,
+    Small,
+    Spool,
+)
+from holdfast_server.archive.manifest import ManifestEntry
+from holdfast_server.archive.member import Member, MemberKind
+
+__all__ = ["ZipWriter"]
+
+LOCAL_SIGNATURE = 0x04034B50
+CENTRAL_SIGNATURE = 0x02014B50
+END_SIGNATURE = 0x06054B50
+ZIP64_END_SIGNATURE = 0x06064B50
+ZIP64_LOCATOR_SIGNATURE = 0x07064B50
+
+EXTRA_ZIP64 = 0x0001
+EXTRA_TIMESTAMP = 0x5455
+EXTRA_UNIX = 0x7875
+
+#: From these values on a field says "look into zip64". Tests lower them.
+LIMIT_32 = 0xFFFFFFFF
+LIMIT_16 = 0xFFFF
+
+MAX_NAME = 0xFFFF
+MADE_BY_UNIX = 3
+VERSION = 20
+VERSION_ZIP64 = 45
+FLAG_UTF8 = 1 << 11
+STORED, DEFLATED = 0, 8
+DOS_DIRECTORY = 0x10
+
+_LOCAL = struct.Struct("<LHHHHHLLLHH")
+_CENTRAL = struct.Struct("<LHHHHHHLLLHHHHHLL")
+_OFFSET_AT = 42  # of the local header's offset in a central record
+_UNIX_TYPES = {
+    MemberKind.FILE: stat.S_IFREG,
+    MemberKind.DIRECTORY: stat.S_IFDIR,
+    MemberKind.SYMLINK: stat.S_IFLNK,
+}
+_EMPTY_SHA256 = hashlib.sha256().digest()
+
+
+class ZipWriter(ArchiveWriter):
+    """An `ArchiveWriter` for zip. The core writes hard links as full copies; HARDLINK members are a ValueError."""
+
+    max_path = MAX_NAME - 1  # a directory's name gets a slash
+
+    _directory: Spool | None = None
+    _count = 0
+    _header_at = 0
+
+    def _require_representable(self, member: Member) -> None:
+        if member.kind is MemberKind.HARDLINK:
+            raise ValueError("zip has no hard links; write the content again")
+        if member.kind is MemberKind.SYMLINK and len(member.link_target) >= LIMIT_32:
+            raise MemberNotRepresentable("the link's target is too long")
+
+    def _job(self, batch: list[Small]) -> Callable[[], Landing]:
+        return lambda: _pack(batch)
+
+    def _stream_start(self, member: Member) -> None:
+        self._flush()
+        self._crc = 0
+        self._wide = _bound(member.size) >= LIMIT_32
+
+        def begun(offset: int) -> None:
+            self._header_at = offset
+
+        # The space is kept by a header of the same length; the true one is put there when the sums are known.
+        self._jobs.put(Landing(_headers(member, 0, 0, DEFLATED, wide=self._wide)[0], then=begun))
+
+    def _stream_block(self, block: bytes, *, last: bool) -> None:
+        self._crc = isal_zlib.crc32(block, self._crc)
+        self._jobs.submit(lambda: Landing(_deflate_block(block, last=last)), len(block))
+
+    def _stream_end(self, member: Member, entry: ManifestEntry | None) -> None:
+        crc, wide = self._crc, self._wide
+
+        def complete(offset: int) -> None:
+            size = offset - self._header_at - len(_headers(member, 0, 0, DEFLATED, wide=wide)[0])
+            header, record = _headers(member, crc, size, DEFLATED, wide=wide)
+            self._write_at(header, self._header_at)
+            landing.entries.append((entry, record))
+
+        landing = Landing(then=complete)
+        self._jobs.put(landing)
+
+    def _landed(self, record: bytes, offset: int) -> bytes:
+        """Put the absolute offset in. Batches carry offsets relative to their start, streams know theirs."""
+        relative: int = struct.unpack_from("<L", record, _OFFSET_AT)[0]
+        at = self._header_at if relative == LIMIT_32 else offset + relative
+        if at < LIMIT_32:
+            return b"%b%b%b" % (record[:_OFFSET_AT], at.to_bytes(4, "little"), record[_OFFSET_AT + 4 :])
+        return _with_wide_offset(record, at)
+
+    def _kept(self, record: bytes) -> None:
+        if self._directory is None:
+            self._directory = Spool()
+        self._directory.add(record)
+        self._count += 1
+
+    def _end(self) -> None:
+        self._flush()
+        self._jobs.drain()
+        self._expire_mark()
+        start = self._position
+        size = 0
+        if self._directory is not None:
+            size = self._directory.size
+            for block in self._directory.blocks():
+                self._write(block)
+        self._write(_end_records(self._count, start, size))
+
+
+def _pack(batch: list[Small]) -> Landing:
+    """Checksum and compress the members of a batch."""
+    parts: list[bytes] = []
+    entries: list[tuple[ManifestEntry | None, bytes]] = []
+    at = 0
+    for small in batch:
+        member, content = small.member, small.content
+        sha256 = None
+        crc, packed, method = 0, b"", STORED
+        if member.kind is MemberKind.FILE:
+            sha256 = hashlib.sha256(content).digest() if content else _EMPTY_SHA256
+        elif member.kind is MemberKind.SYMLINK:
+            content = member.link_target
+        if content:
+            crc = isal_zlib.crc32(content)
+            packed = isal_zlib.compress(content, LEVEL, wbits=-15)
+            method = DEFLATED
+            if len(packed) >= len(content):
+                packed, method = content, STORED
+        header, record = _headers(member, crc, len(packed), method, offset=at)
+        parts += (header, packed)
+        at += len(header) + len(packed)
+        entries.append((small.entry(sha256), record))
+    return Landing(b"".join(parts), entries)
+
+
+def _deflate_block(block: bytes, *, last: bool) -> bytes:
+    """One block of a longer deflate stream, byte-aligned at its end."""
+    deflate = isal_zlib.compressobj(level=LEVEL, wbits=-15)
+    data: bytes = deflate.compress(block)
+    return data + deflate.flush(isal_zlib.Z_FINISH if last else isal_zlib.Z_SYNC_FLUSH)
+
+
+def _bound(size: int) -> int:
+    """More than `size` bytes of content can ever have when they are deflated by blocks."""
+    return size + (size >> 12) + 64 * (size // BLOCK + 1)
+
+
+def _headers(
+    member: Member, crc: int, packed: int, method: int, *, offset: int = LIMIT_32, wide: bool = False
+) -> tuple[bytes, bytes]:
+    """Local header and central record. An offset of LIMIT_32 in the record marks a streamed member."""
+    kind = member.kind
+    name = member.path + b"/" if kind is MemberKind.DIRECTORY else member.path
+    size = len(member.link_target) if kind is MemberKind.SYMLINK else member.size
+    flags = 0
+    if not name.isascii():
+        try:
+            name.decode()
+            flags = FLAG_UTF8
+        except UnicodeDecodeError:
+            pass  # raw bytes without the flag: what a Unix zip means by them
+    seconds = member.mtime_ns // 1_000_000_000
+    dos_date, dos_time = _dos(seconds)
+    extra = _extra(member, seconds)
+    version, sizes = VERSION, (packed, size)
+    if wide:
+        version, sizes = VERSION_ZIP64, (LIMIT_32, LIMIT_32)
+        extra = struct.pack("<HHQQ", EXTRA_ZIP64, 16, size, packed) + extra
+    local = _LOCAL.pack(
+        LOCAL_SIGNATURE, version, flags, method, dos_time, dos_date, crc, *sizes, len(name), len(extra)
+    )
+    attributes = (_UNIX_TYPES[kind] | member.mode) << 16 | (DOS_DIRECTORY if kind is MemberKind.DIRECTORY else 0)
+    made_by = MADE_BY_UNIX << 8 | version
+    record = _CENTRAL.pack(
+        CENTRAL_SIGNATURE, made_by, version, flags, method, dos_time, dos_date, crc, *sizes, len(name), len(extra),
+        0, 0, 0, attributes, offset,
+    )  # fmt: skip
+    return b"%b%b%b" % (local, name, extra), b"%b%b%b" % (record, name, extra)
+
+
+def _extra(member: Member, seconds: int) -> bytes:
+    """Extended timestamp, when it fits, and owner. The same bytes serve both headers: only mtime is given."""
+    uid, gid = member.uid, member.gid
+    if uid <= 0xFFFFFFFF and gid <= 0xFFFFFFFF:
+        owner = struct.pack("<HHBBLBL", EXTRA_UNIX, 11, 1, 4, uid, 4, gid)
+    else:
+        owner = struct.pack("<HHBBQBQ", EXTRA_UNIX, 19, 1, 8, uid, 8, gid)
+    if -0x80000000 <= seconds <= 0x7FFFFFFF:
+        return struct.pack("<HHBl", EXTRA_TIMESTAMP, 5, 1, seconds) + owner
+    return owner
+
+
+def _dos(seconds: int) -> tuple[int, int]:
+    """DOS date and time in UTC, clamped to what they can say: 1980 to 2107, even seconds."""
+    if seconds < 315532800:  # 1980-01-01
+        return 1 << 5 | 1, 0
+    if seconds >= 4354819200:  # 2108-01-01
+        return 127 << 9 | 12 << 5 | 31, 23 << 11 | 59 << 5 | 29
+    t = time.gmtime(seconds)
+    return (t[0] - 1980) << 9 | t[1] << 5 | t[2], t[3] << 11 | t[4] << 5 | t[5] >> 1
+
+
+def _with_wide_offset(record: bytes, offset: int) -> bytes:
+    """The central record with its offset in the zip64 extra field."""
+    fields = list(_CENTRAL.unpack_from(record))
+    name_length, extra_length = fields[10], fields[11]
+    name_end = _CENTRAL.size + name_length
+    name, extra = record[_CENTRAL.size : name_end], record[name_end : name_end + extra_length]
+    sizes = b""
+    if extra[:2] == EXTRA_ZIP64.to_bytes(2, "little"):
+        sizes, extra = extra[4:20], extra[20:]
+    extra = struct.pack("<HH", EXTRA_ZIP64, len(sizes) + 8) + sizes + struct.pack("<Q", offset) + extra
+    fields[1], fields[2] = MADE_BY_UNIX << 8 | VERSION_ZIP64, VERSION_ZIP64
+    fields[11], fields[16] = len(extra), LIMIT_32
+    return _CENTRAL.pack(*fields) + name + extra
+
+
+def _end_records(count: int, start: int, size: int) -> bytes:
+    """End of central directory, with the zip64 records before it when a value needs them."""
+    end = struct.pack(
+        "<LHHHHLLH",
+        END_SIGNATURE, 0, 0, min(count, LIMIT_16), min(count, LIMIT_16), min(size, LIMIT_32), min(start, LIMIT_32), 0,
+    )  # fmt: skip
+    if count < LIMIT_16 and size < LIMIT_32 and start < LIMIT_32:
+        return end
+    made_by = MADE_BY_UNIX << 8 | VERSION_ZIP64
+    wide = struct.pack(
+        "<LQHHLLQQQQ", ZIP64_END_SIGNATURE, 44, made_by, VERSION_ZIP64, 0, 0, count, count, size, start
+    )
+    return wide + struct.pack("<LLQL", ZIP64_LOCATOR_SIGNATURE, 0, start + size, 1) + end

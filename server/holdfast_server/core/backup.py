@@ -1,0 +1,435 @@
+"""Backing up one source into one archive: scan, write, read back. Publishing it is `core.publish`.
+
+Data's way: `storage.tree` walks the opened source, `core.reading` reads each file in one state, the `archive` writer
+compresses in parallel into the `.partial`, and the strict reader then proves that what lies there is the source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from holdfast_server.archive.format import ArchiveFormat
+from holdfast_server.archive.manifest import ManifestSpool, format_mtime
+from holdfast_server.archive.member import Member, MemberKind
+from holdfast_server.archive.pool import CompressorPool
+from holdfast_server.archive.reader import Limits, open_reader
+from holdfast_server.archive.verify import verify_archive
+from holdfast_server.archive.writer import ArchiveWriter, MemberNotRepresentable, open_writer
+from holdfast_server.core.control import Control, Problem, Progress
+from holdfast_server.core.reading import SMALL_FILE, TRIES, FileReader, is_sparse, read_small
+from holdfast_server.core.selection import Selection
+from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
+from holdfast_server.storage.folder import OpenFolder
+from holdfast_server.storage.local import fsync_file
+from holdfast_server.storage.names import escape
+from holdfast_server.storage.tree import EntryKind, ProblemReason, TreeEntry, TreeProblem, problem_from, walk
+from holdfast_server.wallets.classify import SNIFF_SIZE, WalletCounters, classify
+
+__all__ = ["BACKUP_WORK", "ArchivePlan", "Statistics", "WrittenBackup", "hash_file", "scan_source", "write_archive"]
+
+#: How often a backup handles every byte: reading and compressing counts once, reading back a quarter.
+_READ_BACK_WORK = 0.25
+BACKUP_WORK = 1.0 + _READ_BACK_WORK
+
+#: What is missing from a backup when one of these happens; the rest are warnings only.
+_MISSING = frozenset(
+    {
+        ProblemReason.PERMISSION_DENIED,
+        ProblemReason.READ_ERROR,
+        ProblemReason.VANISHED,
+        ProblemReason.NOT_A_DIRECTORY_ANYMORE,
+    }
+)
+#: What `on_source_error = FAIL` fails on: a file that vanished is no file of the source any more.
+_UNREADABLE = frozenset({ProblemReason.PERMISSION_DENIED, ProblemReason.READ_ERROR})
+
+CHANGED = "CHANGED_WHILE_READ"
+NAME_TOO_LONG = "NAME_TOO_LONG"
+
+_HASH_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivePlan:
+    """What to back up, and what the manifest says about it."""
+
+    backup_id: str
+    name: str
+    source_id: str
+    source_kind: str
+    display_name: str
+    format: ArchiveFormat
+    ignore: list[str]
+    created_us: int
+    software: str
+    fail_on_error: bool = False
+    #: Folders left out wherever the walk meets them: the service's own data.
+    skip: frozenset[tuple[int, int]] = frozenset()
+    #: The archive's own folder: meeting it below the source is an error.
+    forbidden: frozenset[tuple[int, int]] = frozenset()
+
+    @property
+    def is_wallet(self) -> bool:
+        return self.source_kind == "WALLET"
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What a backup holds. Sizes in bytes of the source; `files_ignored` counts entries, a folder as one."""
+
+    files: int = 0
+    directories: int = 0
+    symlinks: int = 0
+    hardlinks: int = 0
+    original_size: int = 0
+    files_skipped: int = 0
+    files_ignored: int = 0
+    warnings: int = 0
+    complete: bool = True
+    wallet: WalletCounters = field(default_factory=WalletCounters)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenBackup:
+    """A `.partial` that was written, synced and read back. `sha256` is that of the whole file, in hex."""
+
+    size: int
+    sha256: str
+    statistics: Statistics
+
+
+def scan_source(source: OpenFolder, plan: ArchivePlan, control: Control) -> Statistics:
+    """Count what a backup would hold, without opening a file. Problems are counted as warnings only."""
+    selection, found = Selection(plan.ignore), Statistics()
+    for item in walk(source.fd, keep=selection.keep, check=control.check, skip_identities=plan.skip):
+        if isinstance(item, TreeProblem):
+            _count_problem(found, item.reason)
+        elif item.kind is EntryKind.FILE:
+            found.files += 1
+            found.original_size += item.size
+        elif item.kind is EntryKind.DIRECTORY:
+            _refuse_forbidden(plan, item)
+            found.directories += 1
+        else:
+            found.symlinks += 1
+    found.files_ignored = selection.ignored
+    return found
+
+
+def write_archive(
+    source: OpenFolder,
+    plan: ArchivePlan,
+    partial_fd: int,
+    pool: CompressorPool,
+    control: Control,
+    progress: Progress,
+    report: Callable[[Problem], None],
+) -> WrittenBackup:
+    """Write the source into the open, empty file, sync it and read it back.
+
+    Raises Stopped when asked to, FailedPrecondition (SOURCE_UNREADABLE with `fail_on_error`, FOLDER_INSIDE_SOURCE),
+    DataLoss/CHECKSUM_MISMATCH when what was read back is not what was written, OSError from the archive's own disk. The file
+    is the caller's to remove then.
+    """
+    progress.begin("writing")
+    with os.fdopen(os.dup(partial_fd), "r+b", buffering=0) as file:
+        manifest = ManifestSpool(_manifest_header(source, plan))
+        stored_before = progress.compressed_size
+
+        def on_written(size: int) -> None:
+            progress.compressed_size = stored_before + size
+
+        writer = open_writer(
+            plan.format, file, pool, manifest,
+            check=control.check, on_written=on_written, created_ns=plan.created_us * 1000,
+        )  # fmt: skip
+        job = _ArchiveJob(plan, writer, control, progress, report)
+        try:
+            job.add_tree(source)
+            written = writer.finish(job.totals())
+        except BaseException:
+            writer.abort()
+            raise
+        fsync_file(file.fileno())
+        progress.begin("verifying")
+        sha256 = _read_back(file.fileno(), plan.format, job.statistics, control, progress)
+    return WrittenBackup(written.size, sha256, job.statistics)
+
+
+class _ArchiveJob:
+    """One run over the source's tree into a writer."""
+
+    def __init__(
+        self,
+        plan: ArchivePlan,
+        writer: ArchiveWriter,
+        control: Control,
+        progress: Progress,
+        report: Callable[[Problem], None],
+    ) -> None:
+        self._plan = plan
+        self._writer = writer
+        self._control = control
+        self._progress = progress
+        self._report = report
+        self._selection = Selection(plan.ignore)
+        self._links: dict[tuple[int, int], bytes] = {}
+        self.statistics = Statistics()
+
+    def add_tree(self, source: OpenFolder) -> None:
+        for item in walk(
+            source.fd, keep=self._selection.keep, check=self._control.check, skip_identities=self._plan.skip
+        ):
+            if isinstance(item, TreeProblem):
+                self._problem(item.path, item.reason, item.message)
+                continue
+            try:
+                self._add(item)
+            except MemberNotRepresentable as error:
+                self.statistics.complete = False
+                self.statistics.files_skipped += 1
+                self._warn(item.path, NAME_TOO_LONG, f"the archive format cannot hold this entry: {error}")
+        self.statistics.files_ignored = self._selection.ignored
+
+    def totals(self) -> dict[str, Any]:
+        found = self.statistics
+        counts = {
+            "files": found.files,
+            "directories": found.directories,
+            "symlinks": found.symlinks,
+            "hardlinks": found.hardlinks,
+            "bytes": found.original_size,
+            "files_skipped": found.files_skipped,
+            "files_ignored": found.files_ignored,
+            "warnings": found.warnings,
+        }
+        totals: dict[str, Any] = {"counts": counts, "complete": found.complete, "key_ids": []}
+        if self._plan.is_wallet:
+            totals["wallet"] = asdict(found.wallet)
+        return totals
+
+    def _add(self, entry: TreeEntry) -> None:
+        self._progress.current_file = entry.path
+        if entry.kind is EntryKind.DIRECTORY:
+            _refuse_forbidden(self._plan, entry)
+            self._writer.add(_member(entry.path, MemberKind.DIRECTORY, entry.stat))
+            self.statistics.directories += 1
+        elif entry.kind is EntryKind.SYMLINK:
+            self._writer.add(_member(entry.path, MemberKind.SYMLINK, entry.stat, target=entry.link_target))
+            self.statistics.symlinks += 1
+        elif not self._add_hardlink(entry):
+            try:
+                self._add_file(entry)
+            except OSError as error:
+                problem = problem_from(entry.path, error, "cannot be read")
+                self._problem(problem.path, problem.reason, problem.message)
+
+    def _add_hardlink(self, entry: TreeEntry) -> bool:
+        """A further name of a file that is in the archive already; zip has no such thing and stores copies."""
+        if entry.nlink < 2 or self._plan.format is not ArchiveFormat.TAR_GZ:
+            return False
+        first = self._links.get((entry.dev, entry.ino))
+        if first is None:
+            return False
+        self._writer.add(_member(entry.path, MemberKind.HARDLINK, entry.stat, target=first))
+        self.statistics.hardlinks += 1
+        self._progress.advance(entry.size, 1)
+        return True
+
+    def _add_file(self, entry: TreeEntry) -> None:
+        if entry.size <= SMALL_FILE:
+            content = read_small(entry, self._control.wait)
+            if content is not None:
+                member = _member(entry.path, MemberKind.FILE, content.stat, size=len(content.data))
+                self._writer.add(member, content.data, changed=content.changed)
+                self._added(entry, member, content.data[:SNIFF_SIZE], content.changed, content.stat)
+                return
+        self._add_large_file(entry)
+
+    def _add_large_file(self, entry: TreeEntry) -> None:
+        mark = self._writer.mark()
+        for attempt in range(1, TRIES + 1):
+            counted = self._progress.original_size
+            with FileReader(entry) as reader:
+                member = _member(entry.path, MemberKind.FILE, reader.before, size=reader.before.st_size)
+                first = os.pread(reader.fd, SNIFF_SIZE, 0)
+                last_try = attempt == TRIES
+                try:
+                    read = self._writer.add_stream(
+                        member,
+                        self._counted_blocks(reader),
+                        changed=(lambda source=reader: source.changed) if last_try else False,  # type: ignore[misc]
+                    )
+                    changed = read != member.size or reader.changed
+                except OSError:
+                    self._writer.rollback(mark)
+                    raise
+                if not changed or last_try:
+                    self._added(entry, member, first, changed, reader.before, counted=True)
+                    return
+            self._writer.rollback(mark)
+            self._progress.original_size = counted
+            self._control.wait(0.1 * attempt)
+
+    def _counted_blocks(self, reader: FileReader) -> Any:
+        for block in reader.blocks():
+            self._control.check()
+            yield block
+            self._progress.count(len(block))
+
+    def _added(
+        self,
+        entry: TreeEntry,
+        member: Member,
+        first: bytes,
+        changed: bool,
+        status: os.stat_result,
+        counted: bool = False,
+    ) -> None:
+        found = self.statistics
+        found.files += 1
+        found.original_size += member.size
+        self._progress.count(0 if counted else member.size, 1)
+        if status.st_nlink > 1 and not changed:
+            self._links[(status.st_dev, status.st_ino)] = entry.path
+        if self._plan.is_wallet:
+            found.wallet.add(classify(entry.path, member.size, first))
+        if changed:
+            text = f"{escape(entry.path)} changed while it was read, {TRIES} times; it may mix two states"
+            self._warn(entry.path, CHANGED, text)
+
+    def _problem(self, path: bytes, reason: ProblemReason, message: str) -> None:
+        if reason in _UNREADABLE and self._plan.fail_on_error:
+            raise FailedPrecondition(
+                Reason.SOURCE_UNREADABLE,
+                f"source {self._plan.source_id}: {message}",
+                metadata={"source_id": self._plan.source_id, "path": escape(path), "problem": reason.value},
+            )
+        _count_problem(self.statistics, reason)
+        if reason is not ProblemReason.SERVICE_DATA_SKIPPED:
+            self._report(Problem(path, reason.value, message))
+
+    def _warn(self, path: bytes, reason: str, message: str) -> None:
+        self.statistics.warnings += 1
+        self._report(Problem(path, reason, message))
+
+
+def _count_problem(found: Statistics, reason: ProblemReason) -> None:
+    if reason is ProblemReason.SERVICE_DATA_SKIPPED:
+        return  # by design, and said in the docs: no warning at every backup of a parent folder
+    found.warnings += 1
+    if reason in _MISSING:
+        found.complete = False
+        found.files_skipped += 1
+        found.wallet.skip()
+
+
+def _refuse_forbidden(plan: ArchivePlan, entry: TreeEntry) -> None:
+    if (entry.dev, entry.ino) in plan.forbidden:
+        raise FailedPrecondition(
+            Reason.FOLDER_INSIDE_SOURCE,
+            f"the archive's folder lies inside source {plan.source_id}, at {escape(entry.path)}",
+            metadata={"source_id": plan.source_id, "path": escape(entry.path)},
+        )
+
+
+def _member(
+    path: bytes, kind: MemberKind, status: os.stat_result, *, size: int = 0, target: bytes = b""
+) -> Member:
+    return Member(
+        path=path,
+        kind=kind,
+        mode=stat.S_IMODE(status.st_mode),
+        mtime_ns=status.st_mtime_ns,
+        uid=status.st_uid,
+        gid=status.st_gid,
+        size=size,
+        link_target=target,
+        sparse=kind is MemberKind.FILE and is_sparse(status),
+    )
+
+
+def _manifest_header(source: OpenFolder, plan: ArchivePlan) -> dict[str, Any]:
+    root = os.fstat(source.fd)
+    return {
+        "backup_id": plan.backup_id,
+        "name": plan.name,
+        "source": {"source_id": plan.source_id, "kind": plan.source_kind, "display_name": plan.display_name},
+        "archive_format": plan.format.value,
+        "create_time": datetime.fromtimestamp(plan.created_us / 1e6, UTC).isoformat().replace("+00:00", "Z"),
+        "software": plan.software,
+        "ignore": plan.ignore,
+        "root": {
+            "mode": f"{stat.S_IMODE(root.st_mode):04o}",
+            "mtime": format_mtime(root.st_mtime_ns),
+            "uid": root.st_uid,
+            "gid": root.st_gid,
+        },
+    }
+
+
+def _read_back(
+    fd: int, archive_format: ArchiveFormat, expected: Statistics, control: Control, progress: Progress
+) -> str:
+    """Prove the written file with the strict reader, and hash it as a whole beside that."""
+    digest: list[str] = []
+    failure: list[BaseException] = []
+
+    def hash_whole() -> None:
+        try:
+            digest.append(hash_file(fd, control.check))
+        except BaseException as error:  # noqa: BLE001  raised again on the caller's thread
+            failure.append(error)
+
+    hasher = threading.Thread(target=hash_whole, name="archive-hash")
+    hasher.start()
+    try:
+        with open(os.dup(fd), "rb", buffering=0) as file:
+            reader = open_reader(archive_format.name, file, limits=Limits(), check=control.check)
+
+            def on_progress(size: int, files: int, path: bytes) -> None:
+                progress.current_file = path
+                advance(size, files)
+
+            advance = _Deltas(progress)
+            proved = verify_archive(reader, check=control.check, on_progress=on_progress)
+    finally:
+        hasher.join()
+    if failure:
+        raise failure[0]
+    if (proved.files, proved.bytes) != (expected.files, expected.original_size):
+        raise DataLoss(
+            Reason.CHECKSUM_MISMATCH,
+            f"the archive holds {proved.files} files of {proved.bytes} bytes, "
+            f"{expected.files} of {expected.original_size} were written",
+        )
+    return digest[0]
+
+
+class _Deltas:
+    """Turns running totals of a reader into steps of progress."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._size = self._files = 0
+
+    def __call__(self, size: int, files: int) -> None:
+        self._progress.advance(size - self._size, files - self._files, work=_READ_BACK_WORK)
+        self._size, self._files = size, files
+
+
+def hash_file(fd: int, check: Callable[[], None]) -> str:
+    """SHA-256 of a whole open file, in hex. Does not move the file's position."""
+    digest, position = hashlib.sha256(), 0
+    while data := os.pread(fd, _HASH_BLOCK, position):
+        check()
+        digest.update(data)
+        position += len(data)
+    return digest.hexdigest()

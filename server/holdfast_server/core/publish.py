@@ -1,0 +1,108 @@
+"""Putting a finished archive under its name: never over another file, exactly once however often it is tried."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+from holdfast_server.archive.format import ArchiveFormat
+from holdfast_server.core.backup import hash_file
+from holdfast_server.storage.local import publish
+from holdfast_server.storage.names import safe_file_name
+
+__all__ = [
+    "archive_base_name",
+    "create_partial",
+    "find_published",
+    "partial_name",
+    "publish_archive",
+    "remove_partials",
+]
+
+_PARTIAL = re.compile(rb"\.([0-9a-f-]{36})\.([0-9]+)(?:\.[0-9]+)?\.partial")
+
+
+def archive_base_name(display_name: str, tag: str, created_us: int) -> str:
+    """`{display_name}-{tag}-{YYYYMMDD-HHMMSS}` in UTC, reduced to `[A-Za-z0-9._-]`; an empty tag is left out."""
+    stamp = datetime.fromtimestamp(created_us / 1e6, UTC).strftime("%Y%m%d-%H%M%S")
+    return "-".join([safe_file_name(display_name), *([safe_file_name(tag)] if tag else []), stamp])
+
+
+def partial_name(task_id: str, attempt: int, number: int = 0) -> bytes:
+    """The name under which an attempt writes: it alone may remove it, or a later attempt of the same task.
+
+    `number` tells the archives of one task apart.
+    """
+    middle = f".{number}" if number else ""
+    return f".{task_id}.{attempt}{middle}.partial".encode()
+
+
+def create_partial(folder_fd: int, name: bytes) -> int:
+    """A new file for writing and reading back, readable by the service alone: archives are bearer value."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, 0o600, dir_fd=folder_fd)
+
+
+def publish_archive(
+    folder_fd: int, partial: bytes, base: str, archive_format: ArchiveFormat, announce: Callable[[bytes], None]
+) -> bytes:
+    """Rename the partial to its final name; a taken name gets `-2`, `-3`, …. Gives the name.
+
+    `announce` is called with each name directly before it is tried, and may raise: it records the name, so that a later
+    attempt finds an archive whose publisher died, and it is the last check that this attempt still owns the task.
+    """
+    number = 1
+    while True:
+        suffix = "" if number == 1 else f"-{number}"
+        name = f"{base}{suffix}{archive_format.suffix}".encode()
+        number += 1
+        if _exists(folder_fd, name):
+            continue
+        announce(name)
+        try:
+            publish(folder_fd, partial, name)
+        except FileExistsError:
+            continue
+        return name
+
+
+def find_published(folder_fd: int, name: bytes, size: int, sha256: str, check: Callable[[], None]) -> bool:
+    """Whether an earlier attempt's archive stands under the name it announced, whole."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder_fd)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return False
+        raise
+    try:
+        return os.fstat(fd).st_size == size and hash_file(fd, check) == sha256
+    finally:
+        os.close(fd)
+
+
+def remove_partials(folder_fd: int, task_id: str, attempts: Iterable[int]) -> tuple[int, int]:
+    """Remove what the named attempts of a task left in a folder; gives (files, bytes) removed."""
+    wanted, files, size = set(attempts), 0, 0
+    for entry in os.listdir(folder_fd):
+        name = os.fsencode(entry)
+        match = _PARTIAL.fullmatch(name)
+        if match is None or match[1].decode() != task_id or int(match[2]) not in wanted:
+            continue
+        try:
+            status = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+            os.unlink(name, dir_fd=folder_fd)
+        except FileNotFoundError:
+            continue
+        files, size = files + 1, size + status.st_size
+    return files, size
+
+
+def _exists(folder_fd: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True

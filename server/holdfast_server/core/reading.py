@@ -1,0 +1,115 @@
+"""Reading a source's files so that a backup holds each in one state.
+
+A file is compared with itself before and after it was read (size, mtime, ctime, inode). One that changed meanwhile is read
+again, at most three times; then it is kept with a warning and marked in the manifest.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from holdfast_server.storage.tree import TreeEntry
+
+__all__ = ["SMALL_FILE", "TRIES", "FileReader", "StableContent", "is_sparse"]
+
+#: Files up to this size are read whole before they enter the archive.
+SMALL_FILE = 1 << 20
+TRIES = 3
+
+_BLOCK = 1 << 20
+_ZEROS = bytes(_BLOCK)
+_PAUSE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class StableContent:
+    """A small file's bytes with the attributes they belong to; `changed` when three readings did not agree."""
+
+    data: bytes
+    stat: os.stat_result
+    changed: bool
+
+
+class FileReader:
+    """One open file of a source. Closed on leaving the `with` block; any OSError is the file's."""
+
+    def __init__(self, entry: TreeEntry) -> None:
+        self.fd = entry.open_file()
+        self.before = os.fstat(self.fd)
+
+    def __enter__(self) -> FileReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the file is no longer what it was when it was opened."""
+        after = os.fstat(self.fd)
+        return _identity(after) != _identity(self.before)
+
+    def read_whole(self) -> bytes:
+        """All bytes, as far as the file's size at opening and one more: a growing file shows."""
+        wanted = self.before.st_size + 1
+        parts: list[bytes] = []
+        while wanted > 0 and (part := os.read(self.fd, wanted)):
+            parts.append(part)
+            wanted -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def blocks(self) -> Iterator[bytes]:
+        """The bytes up to the size at opening, in blocks; holes are not read but given as zeros."""
+        size, position = self.before.st_size, 0
+        sparse = is_sparse(self.before)
+        while position < size:
+            hole = self._hole_at(position, size) if sparse else 0
+            if hole:
+                step = min(hole, _BLOCK)
+                yield _ZEROS if step == _BLOCK else bytes(step)
+                position += step
+                continue
+            data = os.pread(self.fd, min(_BLOCK, size - position), position)
+            if not data:
+                return
+            yield data
+            position += len(data)
+
+    def _hole_at(self, position: int, size: int) -> int:
+        """Length of the hole at `position` in whole blocks, 0 where data begins within the next block."""
+        try:
+            data_at = os.lseek(self.fd, position, os.SEEK_DATA)
+        except OSError as error:
+            # ENXIO: nothing but a hole up to the end; others: the file system does not tell.
+            return size - position if error.errno == errno.ENXIO else 0
+        gap = min(data_at, size) - position
+        return gap - gap % _BLOCK
+
+
+def read_small(entry: TreeEntry, wait: Callable[[float], None]) -> StableContent | None:
+    """A small file in one state, or marked as changed; None when it has grown too large to be read whole.
+
+    Raises OSError when it cannot be read at all.
+    """
+    for attempt in range(1, TRIES + 1):
+        with FileReader(entry) as reader:
+            if reader.before.st_size > SMALL_FILE:
+                return None
+            data = reader.read_whole()
+            changed = reader.changed or len(data) != reader.before.st_size
+            if not changed or attempt == TRIES:
+                return StableContent(data, reader.before, changed)
+        wait(_PAUSE * attempt)
+    raise AssertionError("the last try returns")
+
+
+def is_sparse(status: os.stat_result) -> bool:
+    """Whether the file has holes: fewer blocks than its size needs."""
+    return status.st_size > 0 and status.st_blocks * 512 < status.st_size
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int, int]:
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -1,0 +1,131 @@
+"""BackupService: making, listing, proving and handing out backups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+
+from holdfast.v1 import backup_pb2, backup_service_pb2 as pb, backup_service_pb2_grpc, download_pb2, task_pb2
+from holdfast_server.archive.format import ArchiveFormat
+from holdfast_server.catalog import backups
+from holdfast_server.catalog.requests import RequestKey
+from holdfast_server.catalog.rows import TaskRow
+from holdfast_server.core.verify import VerifyLevel
+from holdfast_server.errors import invalid_field
+from holdfast_server.rpc.convert import backup_message, task_message
+from holdfast_server.rpc.download import archive_parts
+from holdfast_server.rpc.interceptors import current_principal
+from holdfast_server.rpc.parse import (
+    enum_name,
+    not_available,
+    page_limit,
+    page_token,
+    parse_page_token,
+    parse_path,
+    refuse_unbuilt,
+    request_key,
+)
+from holdfast_server.rpc.services import Services
+from holdfast_server.rpc.watching import stream_task
+from holdfast_server.tasks.backup import BackupOrder
+from holdfast_server.tasks.stored import as_archive, require_backup, require_finished
+
+__all__ = ["BackupServicer"]
+
+
+class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
+    """Parses, calls, converts. Calls not overridden here are refused by name."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def CreateBackup(self, request: pb.CreateBackupRequest, context: grpc.ServicerContext) -> task_pb2.Task:
+        del context
+        return task_message(self._create(request))
+
+    def RunBackup(
+        self, request: pb.RunBackupRequest, context: grpc.ServicerContext
+    ) -> Iterator[task_pb2.TaskEvent]:
+        row = self._create(request)
+        context.send_initial_metadata((("holdfast-task-id", row.task_id),))
+        yield from stream_task(self._services, row.task_id, None, context)
+
+    def GetBackup(self, request: pb.GetBackupRequest, context: grpc.ServicerContext) -> backup_pb2.Backup:
+        del context
+        with self._services.database.read() as connection:
+            row = require_backup(connection, request.backup_id)
+            proofs = backups.verifications_of(connection, [row.backup_id])
+        return backup_message(row, proofs.get(row.backup_id, []))
+
+    def ListBackups(
+        self, request: pb.ListBackupsRequest, context: grpc.ServicerContext
+    ) -> pb.ListBackupsResponse:
+        del context
+        refuse_unbuilt(request, "repository_id", "show_deleted")
+        limit, position = page_limit(request.page_size), parse_page_token(request)
+        chosen = backups.BackupFilter(
+            source_id=request.source_id or None,
+            task_id=request.task_id or None,
+            states=[enum_name(backup_pb2.BackupState, state, "states") for state in request.states],
+            kinds=[enum_name(backup_pb2.BackupKind, kind, "kinds") for kind in request.kinds],
+        )
+        before = (int(position[0]), str(position[1])) if position else None
+        with self._services.database.read() as connection:
+            rows = backups.list_backups(connection, chosen, limit=limit + 1, before=before)
+            page = rows[:limit]
+            proofs = backups.verifications_of(connection, [row.backup_id for row in page])
+        more = page_token([page[-1].create_time, page[-1].backup_id], request) if len(rows) > limit else ""
+        messages = [backup_message(row, proofs.get(row.backup_id, [])) for row in page]
+        return pb.ListBackupsResponse(backups=messages, next_page_token=more)
+
+    def VerifyBackup(self, request: pb.VerifyBackupRequest, context: grpc.ServicerContext) -> task_pb2.Task:
+        del context
+        refuse_unbuilt(request, "credentials")
+        name = enum_name(backup_pb2.VerifyLevel, request.level, "level", default="READ_DATA")
+        if name not in VerifyLevel.__members__:
+            raise not_available("level", f"level {name} is not available in this version")
+        key = request_key(request, "VerifyBackup", current_principal().name, {"level": name})
+        row = self._services.verifications.create(
+            request.backup_id, VerifyLevel(name), current_principal().name, key
+        )
+        return task_message(row)
+
+    def DownloadBackup(
+        self, request: pb.DownloadBackupRequest, context: grpc.ServicerContext
+    ) -> Iterator[download_pb2.DownloadPart]:
+        del context
+        refuse_unbuilt(request, "token", "format", "credentials")
+        if request.WhichOneof("object") != "backup_id":
+            raise invalid_field("backup_id", "must be set")
+        with self._services.database.read() as connection:
+            row = require_finished(require_backup(connection, request.backup_id))
+        yield from archive_parts(as_archive(row), request.offset)
+
+    def _create(self, request: Any) -> TaskRow:
+        order, key = self._order(request)
+        return self._services.backups.create(order, current_principal().name, key)
+
+    def _order(self, request: Any) -> tuple[BackupOrder, RequestKey | None]:
+        refuse_unbuilt(request, "repository", "backup_id", "locked", "maintenance", "archive.age_recipients")
+        if request.WhichOneof("target") is None:
+            raise invalid_field("archive", "must be set: where does the backup go?")
+        name = enum_name(backup_pb2.ArchiveFormat, request.archive.format, "archive.format")
+        if name not in ArchiveFormat.__members__:
+            raise not_available("archive.format", f"archive.format {name} is not available in this version")
+        policy = enum_name(backup_pb2.OnSourceError, request.on_source_error, "on_source_error", default="WARN")
+        order = BackupOrder(
+            source_ids=tuple(request.source_ids),
+            all_wallets=request.all_wallets,
+            folder=parse_path(request.archive.folder, "archive.folder"),
+            format=ArchiveFormat[name],
+            tag=request.archive.tag,
+            create_folder=request.archive.create_folder,
+            name=request.name,
+            ignore=tuple(request.ignore),
+            fail_on_error=policy == "FAIL",
+            dry_run=request.dry_run,
+        )
+        key = request_key(request, "CreateBackup", current_principal().name, {"on_source_error": policy})
+        return order, key

@@ -1,0 +1,136 @@
+"""From requests to what the engine takes: paths, pages, ids, fingerprints, and refusal of what is not built yet."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from holdfast_server.catalog.requests import RequestKey
+from holdfast_server.errors import HoldfastError, Reason, Unimplemented, invalid_field
+from holdfast_server.storage.names import unescape
+
+__all__ = ["enum_name", "page_limit", "page_token", "parse_path", "parse_page_token", "refuse_unbuilt", "request_key"]
+
+_DEFAULT_PAGE = 50
+_LARGEST_PAGE = 1000
+
+
+def parse_path(text: str, field: str) -> bytes:
+    r"""An absolute path. `\xNN` stands for a byte, as in every path that the service shows."""
+    if not text:
+        raise invalid_field(field, "must be an absolute path")
+    path = parse_relative(text, field)
+    if not path.startswith(b"/"):
+        raise invalid_field(field, "must be an absolute path", path=text[:200])
+    return path
+
+
+def parse_relative(text: str, field: str) -> bytes:
+    r"""A path whose `\xNN` escapes stand for bytes."""
+    try:
+        path = unescape(text)
+    except ValueError as error:
+        raise invalid_field(field, str(error), path=text[:200]) from error
+    if b"\0" in path:
+        raise invalid_field(field, "must not hold a NUL byte")
+    return path
+
+
+def enum_name(enum: Any, value: int, field: str, default: str | None = None) -> str:
+    """The short name of an enum value, such as ZIP. Unset takes the default; unknown and unset without one are refused."""
+    prefix = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.DESCRIPTOR.name).upper() + "_"
+    if value == 0:
+        if default is None:
+            choices = ", ".join(name.removeprefix(prefix) for name in enum.keys()[1:])
+            raise invalid_field(field, f"must be one of {choices}")
+        return default
+    if value not in enum.values():
+        raise invalid_field(field, f"has the unknown value {value}")
+    return str(enum.Name(value)).removeprefix(prefix)
+
+
+def page_limit(size: int) -> int:
+    """Rows of a page: 50 by default, at most 1,000."""
+    if size < 0:
+        raise invalid_field("page_size", "must not be negative")
+    return min(size, _LARGEST_PAGE) if size else _DEFAULT_PAGE
+
+
+def page_token(position: list[Any], request: Message) -> str:
+    """An opaque token that continues after `position`, for the same request only."""
+    content = json.dumps([_page_fingerprint(request), position]).encode()
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
+
+
+def parse_page_token(request: Any) -> list[Any] | None:
+    """The position that the request's token names, None at the beginning."""
+    token = request.page_token
+    if not token:
+        return None
+    try:
+        fingerprint, position = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    except ValueError as error:
+        raise invalid_field("page_token", "is no token of this service") from error
+    if fingerprint != _page_fingerprint(request):
+        raise invalid_field("page_token", "belongs to a request with other filters")
+    if not isinstance(position, list):
+        raise invalid_field("page_token", "is no token of this service")
+    return position
+
+
+def _page_fingerprint(request: Message) -> str:
+    values = MessageToDict(request, preserving_proto_field_name=True)
+    values.pop("page_token", None)
+    values.pop("page_size", None)
+    return hashlib.sha256(json.dumps([request.DESCRIPTOR.name, values], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def request_key(request: Any, method: str, principal: str, defaults: Mapping[str, Any]) -> RequestKey | None:
+    """The request's idempotency key: its id, and the SHA-256 of its canonical JSON after defaults, without the id and
+    without credentials. None when it carries no id."""
+    if not request.HasField("request_id"):
+        return None
+    request_id = parse_uuid(request.request_id, "request_id")
+    values = MessageToDict(request, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    for name in ("request_id", "credentials"):
+        values.pop(name, None)
+    values.update(defaults)
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return RequestKey(principal, method, request_id, hashlib.sha256(canonical.encode()).hexdigest())
+
+
+def parse_uuid(text: str, field: str) -> str:
+    """A UUID in its canonical text form."""
+    try:
+        parsed = str(uuid.UUID(text))
+    except ValueError:
+        parsed = ""
+    if parsed != text.lower():
+        raise invalid_field(field, "must be a UUID", value=text[:80])
+    return parsed
+
+
+def refuse_unbuilt(request: Any, *fields: str) -> None:
+    """Refuse fields that are in the API and not built yet, by name. A dotted name looks into a set submessage."""
+    for path in fields:
+        holder, *rest = path.split(".")
+        message = request
+        while rest:
+            if not message.HasField(holder):
+                break
+            message, holder = getattr(message, holder), rest.pop(0)
+        else:
+            if any(field.name == holder for field, _ in message.ListFields()):
+                raise not_available(path, f"{path} is not available in this version")
+
+
+def not_available(what: str, text: str) -> HoldfastError:
+    return Unimplemented(Reason.NOT_AVAILABLE, text, metadata={"field": what})

@@ -1,0 +1,28 @@
+"""What the servicers call: handed to each of them by the composition root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from holdfast_server.catalog.database import Database
+from holdfast_server.tasks.backup import BackupOrders
+from holdfast_server.tasks.engine import TaskEngine
+from holdfast_server.tasks.restore import RestoreOrders
+from holdfast_server.tasks.sources import SourceRegistry
+from holdfast_server.tasks.verify import VerifyOrders
+from holdfast_server.tasks.watch import EventPump
+
+__all__ = ["Services"]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The application below the edge."""
+
+    database: Database
+    engine: TaskEngine
+    pump: EventPump
+    sources: SourceRegistry
+    backups: BackupOrders
+    verifications: VerifyOrders
+    restores: RestoreOrders

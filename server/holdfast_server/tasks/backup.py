@@ -1,0 +1,585 @@
+"""The BACKUP task: one call, any number of sources, one archive each.
+
+`BackupOrders` checks and files an order in the edge; `BackupHandler` does the work in a worker. A source that fails does not
+stop the others: the task ends COMPLETED_WITH_WARNINGS when at least one archive came to be, FAILED when none did.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import uuid
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+
+from holdfast_server.archive.format import ArchiveFormat
+from holdfast_server.archive.pool import CompressorPool
+from holdfast_server.catalog import backups, sources, tasks
+from holdfast_server.catalog.database import Database
+from holdfast_server.catalog.requests import RequestKey
+from holdfast_server.catalog.rows import (
+    BackupRow,
+    BackupState,
+    LockMode,
+    LockWish,
+    SourceKind,
+    SourceRow,
+    SourceState,
+    TaskKind,
+    TaskRow,
+)
+from holdfast_server.clock import Clock
+from holdfast_server.core.backup import (
+    BACKUP_WORK,
+    ArchivePlan,
+    Statistics,
+    WrittenBackup,
+    scan_source,
+    write_archive,
+)
+from holdfast_server.core.publish import (
+    archive_base_name,
+    create_partial,
+    find_published,
+    partial_name,
+    publish_archive,
+    remove_partials,
+)
+from holdfast_server.core.selection import check_patterns
+from holdfast_server.errors import (
+    FailedPrecondition,
+    HoldfastError,
+    Reason,
+    ResourceExhausted,
+    Stopped,
+    Unavailable,
+    invalid_field,
+)
+from holdfast_server.storage.folder import OpenFolder
+from holdfast_server.storage.local import free_bytes, translate_os_error
+from holdfast_server.storage.names import escape
+from holdfast_server.storage.policy import FolderPolicy
+from holdfast_server.tasks.engine import NewTask, TaskEngine
+from holdfast_server.tasks.run import Outcome, TaskRun, error_record
+from holdfast_server.tasks.sources import check_display_name, source_not_found
+from holdfast_server.wallets.classify import WalletCounters
+
+__all__ = ["BackupHandler", "BackupOrder", "BackupOrders"]
+
+_MAX_SOURCES = 1000
+_MAX_TAG = 64
+_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class BackupOrder:
+    """What CreateBackup asks for, into an archive. `folder` is a path as bytes."""
+
+    source_ids: tuple[str, ...]
+    all_wallets: bool
+    folder: bytes
+    format: ArchiveFormat
+    tag: str = ""
+    create_folder: bool = False
+    name: str = ""
+    ignore: tuple[str, ...] = ()
+    fail_on_error: bool = False
+    dry_run: bool = False
+
+
+class BackupOrders:
+    """Files backup orders. Thread-safe."""
+
+    def __init__(
+        self, database: Database, engine: TaskEngine, policy: FolderPolicy, clock: Clock
+    ) -> None:
+        self._database = database
+        self._engine = engine
+        self._policy = policy
+        self._clock = clock
+
+    def create(self, order: BackupOrder, principal: str, key: RequestKey | None) -> TaskRow:
+        """Check everything that can be checked now, create the folder if asked to, and queue the task.
+
+        Raises InvalidArgument, NotFound/SOURCE_NOT_FOUND, FailedPrecondition (SOURCE_SUSPENDED, NO_SOURCES, FOLDER_…),
+        PermissionDenied/PATH_NOT_ALLOWED, Unavailable/SOURCE_OFFLINE, AlreadyExists/REQUEST_ID_REUSED.
+        """
+        _check_order(order)
+        if key is not None and (known := self._engine.recall(key)) is not None:
+            return known
+        with self._database.read() as connection:
+            chosen = _choose(connection, order)
+        with ExitStack() as stack:
+            opened = [stack.enter_context(self._open(row)) for row in chosen]
+            folder = self._policy.check_destination(
+                order.folder, "archive.folder", sources=opened, create=order.create_folder, dry_run=order.dry_run
+            )
+            if folder is not None:
+                stack.enter_context(folder)
+            return self._engine.create(partial(self._file, order, principal), key)
+
+    def _open(self, row: SourceRow) -> OpenFolder:
+        try:
+            return self._policy.check_source(row.path, "source_ids")
+        except FailedPrecondition as error:
+            if error.reason is not Reason.FOLDER_NOT_FOUND:
+                raise
+            raise _offline(row) from error
+
+    def _file(self, order: BackupOrder, principal: str, connection: sa.Connection) -> NewTask:
+        chosen = _choose(connection, order)  # once more: the world may have moved since the folders were opened
+        now = self._clock.now()
+        task_id = str(uuid.uuid4())
+        entries: list[dict[str, Any]] = []
+        for row in chosen:
+            backup_id = str(uuid.uuid4())
+            name = order.name or f"{row.display_name} {datetime.fromtimestamp(now / 1e6, UTC):%Y-%m-%d %H:%M:%S} UTC"
+            ignore = [*row.ignore, *order.ignore]
+            entries.append(
+                {
+                    "source_id": row.source_id,
+                    "backup_id": backup_id,
+                    "kind": row.kind,
+                    "display_name": row.display_name,
+                    "path": base64.b64encode(row.path).decode(),
+                    "ignore": ignore,
+                    "name": name,
+                }
+            )
+            if not order.dry_run:
+                backups.insert_backup(
+                    connection,
+                    BackupRow(
+                        backup_id=backup_id, name=name, source_id=row.source_id, task_id=task_id, kind="ARCHIVE",
+                        state=BackupState.IN_PROGRESS, format=order.format.name, folder=order.folder, ignore=ignore,
+                        create_time=now, update_time=now,
+                    ),
+                )  # fmt: skip
+        request = {
+            "task_id": task_id,
+            "sources": entries,
+            "folder": base64.b64encode(order.folder).decode(),
+            "format": order.format.value,
+            "tag": order.tag,
+            "fail_on_error": order.fail_on_error,
+            "created": now,
+        }
+        ids = [row.source_id for row in chosen]
+        return NewTask(
+            kind=TaskKind.BACKUP,
+            principal=principal,
+            request=request,
+            source_ids=ids,
+            wishes=[LockWish(f"source:{source_id}", LockMode.SHARED) for source_id in ids],
+            dry_run=order.dry_run,
+            message="waiting",
+        )
+
+
+def _check_order(order: BackupOrder) -> None:
+    if order.all_wallets and order.source_ids:
+        raise invalid_field("source_ids", "must be empty with all_wallets")
+    if not order.all_wallets and not order.source_ids:
+        raise invalid_field("source_ids", "must name at least one source, or set all_wallets")
+    if len(order.source_ids) > _MAX_SOURCES:
+        raise invalid_field("source_ids", f"names {len(order.source_ids)} sources, at most {_MAX_SOURCES} are allowed")
+    if len(set(order.source_ids)) < len(order.source_ids):
+        raise invalid_field("source_ids", "names a source twice")
+    if len(order.tag) > _MAX_TAG or not order.tag.isprintable():
+        raise invalid_field("archive.tag", f"must be printable text of at most {_MAX_TAG} characters")
+    if order.name:
+        check_display_name(order.name, "name")
+        if order.all_wallets or len(order.source_ids) > 1:
+            raise invalid_field("name", "must be unset with more than one source: each backup gets its own")
+    check_patterns(order.ignore, "ignore")
+
+
+def _choose(connection: sa.Connection, order: BackupOrder) -> list[SourceRow]:
+    if order.all_wallets:
+        chosen = sources.list_sources(
+            connection, limit=_MAX_SOURCES + 1, kinds=[SourceKind.WALLET], states=[SourceState.ACTIVE]
+        )
+        if not chosen:
+            raise FailedPrecondition(Reason.NO_SOURCES, "there is no active wallet to back up")
+        if len(chosen) > _MAX_SOURCES:
+            raise invalid_field("all_wallets", f"there are more than {_MAX_SOURCES} wallets; name them in several calls")
+        return chosen
+    found = sources.get_sources(connection, order.source_ids)
+    for source_id in order.source_ids:
+        if source_id not in found:
+            raise source_not_found(source_id)
+        if found[source_id].state == SourceState.SUSPENDED:
+            raise FailedPrecondition(
+                Reason.SOURCE_SUSPENDED, f"source {source_id} is suspended", metadata={"source_id": source_id}
+            )
+    return [found[source_id] for source_id in order.source_ids]
+
+
+def _offline(row: SourceRow) -> HoldfastError:
+    path = escape(row.path)
+    return Unavailable(
+        Reason.SOURCE_OFFLINE,
+        f"source {row.source_id} cannot be reached at {path}",
+        metadata={"source_id": row.source_id, "path": path},
+    )
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What became of one source; `error` None means a completed backup (or, in a dry run, a finished count)."""
+
+    entry: dict[str, Any]
+    statistics: Statistics
+    output: bytes = b""
+    size: int = 0
+    error: HoldfastError | None = None
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "source_id": self.entry["source_id"],
+            "backup_id": self.entry["backup_id"],
+            "ok": self.error is None,
+            "error": error_record(self.error) if self.error else None,
+            "output_file": escape(self.output),
+            "original_size": self.statistics.original_size,
+            "stored_size": self.size,
+            "files": self.statistics.files,
+            "warnings": self.statistics.warnings,
+        }
+
+
+class BackupHandler:
+    """Does BACKUP tasks in a worker."""
+
+    def __init__(
+        self, database: Database, policy: FolderPolicy, pool: CompressorPool, clock: Clock, data_dir: bytes, software: str
+    ) -> None:
+        self._database = database
+        self._policy = policy
+        self._pool = pool
+        self._clock = clock
+        self._data_dir = data_dir
+        self._software = software
+
+    def run(self, run: TaskRun) -> Outcome:
+        """Scan all sources for the totals, then back up one after the other."""
+        request = run.row.request
+        pending, outcomes = self._remaining(run)
+        outcomes += self._scan(run, pending, request)
+        if run.row.dry_run:
+            return _summary(run, outcomes)
+        scanned = [outcome.entry for outcome in outcomes if outcome.error is not None]
+        left = [entry for entry in pending if entry not in scanned]
+        commit: _Commit | None = None
+        for number, entry in enumerate(left):
+            try:
+                done, commit = self._back_up(run, entry, last=entry is left[-1], number=number)
+                outcomes.append(done)
+            except Stopped:
+                raise
+            except (HoldfastError, OSError) as error:
+                outcomes.append(self._failed(run, entry, error))
+        summary = _summary(run, outcomes)
+        if commit is None:
+            return summary
+        return replace(summary, commit=commit.apply, undo=commit.undo)
+
+    def clean(self, run: TaskRun) -> list[str]:
+        """Remove the partials of lower attempts; an archive that one of them published stays for `run` to find."""
+        folder = base64.b64decode(run.row.request["folder"])
+        try:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            return [f"{escape(folder)}: {error.strerror}"] if not run.row.dry_run else []
+        try:
+            files, size = remove_partials(fd, run.task_id, range(1, run.attempt))
+        finally:
+            os.close(fd)
+        run.cleanup.removed(files, size)
+        with self._database.write() as connection:
+            done = [row.backup_id for row in backups.backups_of_task(connection, run.task_id)
+                    if row.state == BackupState.COMPLETED]  # fmt: skip
+            tasks.forget_problems(connection, run.task_id, keep_backups=done)
+        if run.row.cancel_requested:
+            self._remove_announced(run)
+        return []
+
+    def abandon(self, connection: sa.Connection, run: TaskRun, failed: bool) -> None:
+        """Unfinished backups become FAILED, or are forgotten when the task was cancelled."""
+        if not failed:
+            completed = [r for r in backups.backups_of_task(connection, run.task_id) if r.state == BackupState.COMPLETED]
+            run.left_behind += [escape(row.storage_path) for row in completed]
+            backups.delete_unfinished(connection, run.task_id)
+            return
+        now = self._clock.now()
+        for row in backups.backups_of_task(connection, run.task_id):
+            backups.update_backup(
+                connection, row.backup_id, only_in=BackupState.IN_PROGRESS, state=BackupState.FAILED, update_time=now
+            )
+
+    def _remaining(self, run: TaskRun) -> tuple[list[dict[str, Any]], list[_Outcome]]:
+        """Sources still to do, and the outcomes that earlier attempts reached."""
+        entries = run.row.request["sources"]
+        if run.row.dry_run:
+            return list(entries), []
+        with self._database.read() as connection:
+            rows = {row.backup_id: row for row in backups.backups_of_task(connection, run.task_id)}
+        pending, outcomes = [], []
+        for entry in entries:
+            row = rows[entry["backup_id"]]
+            if row.state == BackupState.COMPLETED:
+                run.log(f"{entry['source_id']}: done by an earlier attempt, {escape(row.storage_path)}")
+                found = _statistics_of(row.statistics)
+                outcomes.append(_Outcome(entry, found, row.storage_path, row.size or 0))
+                run.progress.count(found.original_size, found.files)
+            elif row.state == BackupState.FAILED:
+                error = FailedPrecondition(Reason.INTERRUPTED, "failed in an earlier attempt; see the task's log")
+                outcomes.append(_Outcome(entry, Statistics(), error=error))
+            else:
+                pending.append(entry)
+        return pending, outcomes
+
+    def _scan(self, run: TaskRun, pending: Sequence[dict[str, Any]], request: dict[str, Any]) -> list[_Outcome]:
+        """Totals for progress. In a dry run every outcome, else only those of sources that cannot be backed up."""
+        run.progress.begin("scanning")
+        size, files, outcomes = run.progress.original_size, run.progress.files, []
+        for entry in pending:
+            try:
+                with self._source(entry) as source:
+                    found = scan_source(source, self._plan(entry, request), run.control)
+            except (HoldfastError, OSError) as error:
+                outcomes.append(self._failed(run, entry, error))
+                continue
+            size, files = size + found.original_size, files + found.files
+            if run.row.dry_run:
+                outcomes.append(_Outcome(entry, found))
+        run.progress.set_totals(size, files, work=BACKUP_WORK)
+        run.log(f"scanned: {files} files, {size} bytes")
+        return outcomes
+
+    def _back_up(self, run: TaskRun, entry: dict[str, Any], *, last: bool, number: int) -> tuple[_Outcome, _Commit | None]:
+        """One source from reading to publishing. The last one's catalog row is left to the task's own end."""
+        request = run.row.request
+        source_id, backup_id = entry["source_id"], entry["backup_id"]
+        started = self._clock.monotonic()
+        with ExitStack() as stack:
+            source = stack.enter_context(self._source(entry))
+            folder = stack.enter_context(self._destination(request, source))
+            adopted = self._adopt(run, entry, folder)
+            if adopted is not None:
+                return adopted, None
+            plan = self._plan(entry, request, forbidden=frozenset({folder.identity}))
+            run.log(f"{source_id}: backing up {escape(source.path)}")
+            temporary = partial_name(run.task_id, run.attempt, number)
+            fd = create_partial(folder.fd, temporary)
+            try:
+                report = partial(run.problem, source_id=source_id, backup_id=backup_id)
+                written = write_archive(source, plan, fd, self._pool, run.control, run.progress, report)
+                announce = partial(self._announce, run, backup_id, written)
+                base = archive_base_name(entry["display_name"], request["tag"], request["created"])
+                run.progress.begin("publishing")
+                name = publish_archive(folder.fd, temporary, base, plan.format, announce)
+            except BaseException:
+                files, size = remove_partials(folder.fd, run.task_id, [run.attempt])
+                run.cleanup.removed(files, size)
+                raise
+            finally:
+                os.close(fd)
+            output = folder.path.rstrip(b"/") + b"/" + name
+        seconds = self._clock.monotonic() - started
+        run.log(f"{source_id}: {escape(output)}, {written.size} bytes, sha256 {written.sha256}, read back and verified")
+        outcome = _Outcome(entry, written.statistics, output, written.size)
+        commit = _Commit(self._clock, run, backup_id, written, name, output, seconds)
+        if last:
+            return outcome, commit
+        try:
+            with run.guarded() as connection:
+                commit.apply(connection)
+        except Stopped:
+            commit.undo()
+            raise
+        return outcome, None
+
+    def _adopt(self, run: TaskRun, entry: dict[str, Any], folder: OpenFolder) -> _Outcome | None:
+        """An archive that an earlier attempt published before it could say so."""
+        with self._database.read() as connection:
+            row = backups.get_backup(connection, entry["backup_id"])
+        if row is None or row.file_name is None or row.size is None or row.sha256 is None:
+            return None
+        if not find_published(folder.fd, row.file_name, row.size, row.sha256, run.control.check):
+            return None
+        found = _statistics_of(row.statistics)
+        written = WrittenBackup(row.size, row.sha256, found)
+        output = row.storage_path
+        run.log(f"{entry['source_id']}: {escape(output)} was published by an earlier attempt")
+        with run.guarded() as connection:
+            _Commit(self._clock, run, row.backup_id, written, row.file_name, output, 0.0).apply(connection)
+        run.progress.count(found.original_size, found.files)
+        return _Outcome(entry, found, output, row.size)
+
+    def _announce(self, run: TaskRun, backup_id: str, written: WrittenBackup, name: bytes) -> None:
+        with run.guarded() as connection:
+            backups.update_backup(
+                connection,
+                backup_id,
+                only_in=BackupState.IN_PROGRESS,
+                file_name=name,
+                size=written.size,
+                sha256=written.sha256,
+                statistics=_statistics_record(written.statistics, written.size, 0.0),
+            )
+
+    def _remove_announced(self, run: TaskRun) -> None:
+        """Take back what an attempt of a cancelled task published without living to record it."""
+        with self._database.read() as connection:
+            rows = backups.backups_of_task(connection, run.task_id)
+        for row in rows:
+            if row.state != BackupState.IN_PROGRESS or row.file_name is None or row.size is None or row.sha256 is None:
+                continue
+            fd = os.open(row.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if find_published(fd, row.file_name, row.size, row.sha256, lambda: None):
+                    os.unlink(row.file_name, dir_fd=fd)
+                    run.cleanup.removed(1, row.size)
+            finally:
+                os.close(fd)
+
+    def _failed(self, run: TaskRun, entry: dict[str, Any], error: HoldfastError | OSError) -> _Outcome:
+        failure = error if isinstance(error, HoldfastError) else translate_os_error(error, f"backing up {entry['source_id']}")
+        run.log(f"{entry['source_id']}: failed: {failure.message} ({failure.reason})", "ERROR")
+        if not run.row.dry_run:
+            with run.guarded() as connection:
+                backups.update_backup(
+                    connection, entry["backup_id"], only_in=BackupState.IN_PROGRESS,
+                    state=BackupState.FAILED, update_time=self._clock.now(),
+                )  # fmt: skip
+        return _Outcome(entry, Statistics(), error=failure)
+
+    def _source(self, entry: dict[str, Any]) -> OpenFolder:
+        return self._policy.check_source(base64.b64decode(entry["path"]), "source_ids")
+
+    def _destination(self, request: dict[str, Any], source: OpenFolder) -> OpenFolder:
+        path = base64.b64decode(request["folder"])
+        folder = self._policy.check_destination(path, "archive.folder", sources=[source], create=False)
+        if folder is None:
+            raise AssertionError("only a dry run has no folder")
+        if free_bytes(folder.fd) < 1 << 20:
+            folder.close()
+            raise ResourceExhausted(
+                Reason.DISK_FULL, f"the filesystem of {escape(path)} is full", metadata={"path": escape(path)}
+            )
+        return folder
+
+    def _plan(
+        self, entry: dict[str, Any], request: dict[str, Any], forbidden: frozenset[tuple[int, int]] = frozenset()
+    ) -> ArchivePlan:
+        status = os.stat(self._data_dir)
+        return ArchivePlan(
+            backup_id=entry["backup_id"],
+            name=entry["name"],
+            source_id=entry["source_id"],
+            source_kind=entry["kind"],
+            display_name=entry["display_name"],
+            format=ArchiveFormat(request["format"]),
+            ignore=entry["ignore"],
+            created_us=request["created"],
+            software=self._software,
+            fail_on_error=request["fail_on_error"],
+            skip=frozenset({(status.st_dev, status.st_ino)}),
+            forbidden=forbidden,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Commit:
+    """The catalog's side of a published archive, and how to take the archive back."""
+
+    clock: Clock
+    run: TaskRun
+    backup_id: str
+    written: WrittenBackup
+    name: bytes
+    output: bytes
+    seconds: float
+
+    def apply(self, connection: sa.Connection) -> None:
+        now = self.clock.now()
+        found = self.written.statistics
+        backups.update_backup(
+            connection, self.backup_id, only_in=BackupState.IN_PROGRESS, state=BackupState.COMPLETED,
+            file_name=self.name, size=self.written.size, sha256=self.written.sha256, complete=found.complete,
+            complete_time=now, update_time=now,
+            statistics=_statistics_record(found, self.written.size, self.seconds),
+        )  # fmt: skip
+        backups.add_verification(
+            connection, self.backup_id, time=now, level="READ_DATA", ok=True, files_checked=found.files,
+            bytes_checked=found.original_size, message="read back after writing", task_id=self.run.task_id,
+        )  # fmt: skip
+
+    def undo(self) -> None:
+        """Remove the archive that was published a moment before the cancel."""
+        os.unlink(self.output)
+        self.run.cleanup.removed(1, self.written.size)
+
+
+def _statistics_record(found: Statistics, stored: int, seconds: float) -> dict[str, Any]:
+    return {**asdict(found), "stored_size": stored, "duration": round(seconds, 3)}
+
+
+def _statistics_of(record: dict[str, Any]) -> Statistics:
+    fields = {k: v for k, v in record.items() if k not in ("stored_size", "duration", "wallet")}
+    return Statistics(**fields, wallet=WalletCounters(**record["wallet"]))
+
+
+def _summary(run: TaskRun, outcomes: Sequence[_Outcome]) -> Outcome:
+    """The task's result over all sources. Raises the first failure when no source succeeded."""
+    good = [outcome for outcome in outcomes if outcome.error is None]
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    if not good and failed and failed[0].error is not None:
+        raise failed[0].error
+    wallet, total = WalletCounters(), Statistics()
+    for outcome in good:
+        wallet.merge(outcome.statistics.wallet)
+        for name in ("files", "directories", "symlinks", "hardlinks", "original_size", "files_ignored", "files_skipped",
+                     "warnings"):  # fmt: skip
+            setattr(total, name, getattr(total, name) + getattr(outcome.statistics, name))
+    stored = sum(outcome.size for outcome in good)
+    result = {
+        "wallets_processed": sum(outcome.entry["kind"] == SourceKind.WALLET for outcome in good),
+        "coins_backed_up": wallet.coins_backed_up,
+        "output_files": [escape(outcome.output) for outcome in good if outcome.output][:_SHOWN],
+        "files_added": wallet.files_added,
+        "files_skipped": total.files_skipped,
+        "files_reencrypted": wallet.files_reencrypted,
+        "files_added_plaintext": wallet.files_added_plaintext,
+        "files_added_multi_coin": wallet.files_added_multi_coin,
+        "backup_ids": [] if run.row.dry_run else [outcome.entry["backup_id"] for outcome in good][:_SHOWN],
+        "original_size": total.original_size,
+        "stored_size": stored,
+        "directories": total.directories,
+        "symlinks": total.symlinks,
+        "files_ignored": total.files_ignored,
+        "sources": [outcome.record() for outcome in outcomes][:_SHOWN],
+        "sources_failed": len(failed),
+    }
+    warned = bool(failed) or total.warnings > 0
+    return Outcome(result, _sentence(run, good, failed, total, stored), warnings=warned,
+                   error=error_record(failed[0].error) if failed and failed[0].error else None)  # fmt: skip
+
+
+def _sentence(
+    run: TaskRun, good: Sequence[_Outcome], failed: Sequence[_Outcome], total: Statistics, stored: int
+) -> str:
+    what = f"{len(good)} source{'s' if len(good) != 1 else ''}, {total.files} files, {total.original_size} bytes"
+    text = f"would back up {what}" if run.row.dry_run else f"backed up {what} into {stored} bytes"
+    if failed:
+        text += f"; {len(failed)} failed"
+    if total.warnings:
+        text += f"; {total.warnings} warnings"
+    return text

@@ -1,0 +1,42 @@
+"""Stored backups as tasks need them: found, restorable, and as a file to open."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from holdfast_server.archive.format import ArchiveFormat
+from holdfast_server.catalog import backups
+from holdfast_server.catalog.rows import BackupRow, BackupState
+from holdfast_server.core.verify import StoredArchive
+from holdfast_server.errors import Aborted, FailedPrecondition, NotFound, Reason
+
+__all__ = ["as_archive", "require_backup", "require_finished"]
+
+
+def require_backup(connection: sa.Connection, backup_id: str) -> BackupRow:
+    """Raises NotFound/BACKUP_NOT_FOUND."""
+    row = backups.get_backup(connection, backup_id)
+    if row is None:
+        raise NotFound(
+            Reason.BACKUP_NOT_FOUND, f"there is no backup {backup_id}", metadata={"backup_id": backup_id}
+        )
+    return row
+
+
+def require_finished(row: BackupRow) -> BackupRow:
+    """Raises Aborted/BACKUP_BUSY while it is being made, FailedPrecondition/BACKUP_NOT_RESTORABLE when it failed."""
+    metadata = {"backup_id": row.backup_id, "state": row.state}
+    if row.state == BackupState.IN_PROGRESS:
+        raise Aborted(Reason.BACKUP_BUSY, f"backup {row.backup_id} is still being made", metadata=metadata)
+    if row.state != BackupState.COMPLETED:
+        raise FailedPrecondition(
+            Reason.BACKUP_NOT_RESTORABLE, f"backup {row.backup_id} is in state {row.state}", metadata=metadata
+        )
+    return row
+
+
+def as_archive(row: BackupRow) -> StoredArchive:
+    """A COMPLETED backup's file."""
+    if row.file_name is None or row.size is None or row.sha256 is None:
+        raise AssertionError("a completed backup has a file")
+    return StoredArchive(row.folder, row.file_name, ArchiveFormat[row.format], row.size, row.sha256)

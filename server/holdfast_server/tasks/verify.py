@@ -1,0 +1,106 @@
+"""The VERIFY task: proves a stored backup and keeps the evidence, whichever way it went."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+
+from holdfast_server.archive.verify import DamagedArchive
+from holdfast_server.catalog import backups
+from holdfast_server.catalog.database import Database
+from holdfast_server.catalog.requests import RequestKey
+from holdfast_server.catalog.rows import LockMode, LockWish, TaskKind, TaskRow
+from holdfast_server.clock import Clock
+from holdfast_server.core.verify import VerifyLevel, verify_stored
+from holdfast_server.errors import DataLoss, FailedPrecondition
+from holdfast_server.storage.names import escape
+from holdfast_server.tasks.engine import NewTask, TaskEngine
+from holdfast_server.tasks.run import Outcome, TaskRun
+from holdfast_server.tasks.stored import as_archive, require_backup, require_finished
+
+__all__ = ["VerifyHandler", "VerifyOrders"]
+
+
+class VerifyOrders:
+    """Files verifications. Thread-safe."""
+
+    def __init__(self, engine: TaskEngine) -> None:
+        self._engine = engine
+
+    def create(self, backup_id: str, level: VerifyLevel, principal: str, key: RequestKey | None) -> TaskRow:
+        """Raises NotFound/BACKUP_NOT_FOUND, Aborted/BACKUP_BUSY, FailedPrecondition/BACKUP_NOT_RESTORABLE."""
+        return self._engine.create(partial(_file, backup_id, level, principal), key)
+
+
+def _file(backup_id: str, level: VerifyLevel, principal: str, connection: sa.Connection) -> NewTask:
+    row = require_finished(require_backup(connection, backup_id))
+    return NewTask(
+        kind=TaskKind.VERIFY,
+        principal=principal,
+        request={"backup_id": backup_id, "level": level.value},
+        source_ids=[row.source_id],
+        wishes=[LockWish(f"backup:{backup_id}", LockMode.SHARED)],
+        message="waiting",
+    )
+
+
+class VerifyHandler:
+    """Does VERIFY tasks in a worker."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def run(self, run: TaskRun) -> Outcome:
+        backup_id, level = run.row.request["backup_id"], VerifyLevel(run.row.request["level"])
+        with self._database.read() as connection:
+            row = require_finished(require_backup(connection, backup_id))
+        archive = as_archive(row)
+        size, files = int(row.statistics["original_size"]), int(row.statistics["files"])
+        if level is not VerifyLevel.CHECKSUM:
+            run.progress.set_totals(size, files, work=1.0)
+        run.log(f"verifying {escape(archive.path)} at level {level}")
+        try:
+            proof = verify_stored(archive, level, run.control, run.progress)
+        except (DataLoss, FailedPrecondition) as error:
+            damaged = [escape(path) for path in error.damaged] if isinstance(error, DamagedArchive) else []
+            for path in damaged:
+                run.log(f"damaged: {path}", "ERROR")
+            self._keep_failure(run, backup_id, level, error.message)
+            raise
+        values = {
+            "time": self._clock.now(), "level": level.value, "ok": True, "files_checked": proof.files,
+            "bytes_checked": proof.bytes or (archive.size if level is VerifyLevel.CHECKSUM else 0),
+            "message": "", "task_id": run.task_id,
+        }  # fmt: skip
+        result: dict[str, Any] = {
+            "backup_id": backup_id,
+            "level": level.value,
+            "files_checked": proof.files,
+            "bytes_checked": values["bytes_checked"],
+            "sha256": proof.sha256,
+            "damaged_files": [],
+            "damaged_count": 0,
+            "percent": 100.0,
+        }
+        return Outcome(
+            result,
+            f"verified at level {level}: {proof.files} files, {values['bytes_checked']} bytes",
+            commit=lambda connection: backups.add_verification(connection, backup_id, **values),
+        )
+
+    def clean(self, run: TaskRun) -> list[str]:  # noqa: ARG002  reading leaves nothing
+        return []
+
+    def abandon(self, connection: sa.Connection, run: TaskRun, failed: bool) -> None:
+        pass
+
+    def _keep_failure(self, run: TaskRun, backup_id: str, level: VerifyLevel, message: str) -> None:
+        with run.guarded() as connection:
+            backups.add_verification(
+                connection, backup_id, time=self._clock.now(), level=level.value, ok=False,
+                files_checked=run.progress.files, bytes_checked=run.progress.original_size, message=message,
+                task_id=run.task_id,
+            )  # fmt: skip

@@ -1,0 +1,221 @@
+"""The Format 9 coin file (`.bin`): a 32-byte header, then one 407-byte record per coin, integers big-endian.
+
+Source of the format: the consortium's "coin-file-format=9" document of 2025-12-27, the public clients' readers, and one
+real public file. Where they differ, the bytes of the real file win.
+
+Header                                              Record
+ 0    1  format, 9                                   0   1  split (the real file has 3: kept, never checked)
+ 1    1  cloud id, ignored on reading                1   1  shard
+ 2    2  coin id, 6 = CloudCoin                      2   1  denomination code, signed
+ 4    1  experimental, ignored                       3   4  serial number
+ 5    1  encryption, 0 = none                        7 400  25 authenticity numbers of 16 bytes
+ 6    2  number of coins (not their value)         407 400  25 proposed numbers, only if the state flag is 1
+ 8    7  first bytes of the key's hash, or zeros
+15    1  state flag, 1 = proposed numbers present
+16   13  POWN, one nibble per RAIDA, high first   \\ a single coin; otherwise
+29    3  task id                                  /  16 bytes of motto
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+__all__ = [
+    "COIN_ID",
+    "FORMAT",
+    "HEADER_SIZE",
+    "MAX_COINS",
+    "MAX_TRAILING",
+    "MOTTO",
+    "RAIDA",
+    "RECORD_SIZE",
+    "RECORD_SIZE_PANS",
+    "UNKNOWN_TASK",
+    "Coin",
+    "Header",
+    "encode_many",
+    "encode_single",
+    "read_header",
+    "value_of",
+]
+
+FORMAT = 9
+COIN_ID = 6
+RAIDA = 25
+HEADER_SIZE = 32
+AN_SIZE = 16
+RECORD_SIZE = 7 + RAIDA * AN_SIZE
+RECORD_SIZE_PANS = RECORD_SIZE + RAIDA * AN_SIZE
+MAX_COINS = 0xFFFF
+MOTTO = b"Live Free Or Die"
+
+#: Bytes after the last record that a reader tolerates: a withdrawn text of the format padded the body to 32 bytes.
+MAX_TRAILING = 31
+
+#: The task id public clients write when there is none.
+UNKNOWN_TASK = 0x999999
+
+_MIN_CODE, _MAX_CODE = -8, 6
+_NIBBLES = {"u": 0x0, "p": 0xA, "b": 0xB, "n": 0xC, "d": 0xD, "e": 0xE, "f": 0xF}
+# Nibbles 1..9 have no meaning in the format; "unknown" is the only letter that claims nothing.
+_LETTERS = "".join({v: k for k, v in _NIBBLES.items()}.get(nibble, "u") for nibble in range(16))
+_POWN_TAIL = 0x9  # what public clients put in the unused low nibble of byte 28
+
+
+def value_of(code: int) -> int:
+    """The value of a denomination code in units of 1e-8: 10^code coins for -8..6.
+
+    Every other code is worth 0: 7..11 are keys and 0x80..0x8C (below -8 as signed bytes) keys that expire. The table
+    0=1, 1=5, 2=25 … of older pages is superseded and not served.
+    """
+    return int(10 ** (code - _MIN_CODE)) if _MIN_CODE <= code <= _MAX_CODE else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Coin:
+    """One coin as a Format 9 record holds it.
+
+    `denomination` is the signed code (see `value_of`), `serial` the uint32 serial number. `ans` are the 25 authenticity
+    numbers, 16 bytes each in RAIDA order; a hole is 16 zero bytes. Whoever knows them owns the coin, so they are left
+    out of the repr. `split` and `shard` are carried as found. `pown` has one letter per RAIDA: (u)nknown, (p)ass,
+    (b)roken key, (n)o reply, (d)ropped, (e)rror, (f)ail; it is part of the header, not of the record, and no verdict:
+    the folder a coin lies in is.
+    """
+
+    denomination: int
+    serial: int
+    ans: bytes = field(repr=False)
+    split: int = 0
+    shard: int = 0
+    pown: str = "u" * RAIDA
+
+    def __post_init__(self) -> None:
+        if not -128 <= self.denomination <= 127:
+            raise ValueError(f"denomination {self.denomination} is no int8")
+        if not 0 <= self.serial <= 0xFFFFFFFF:
+            raise ValueError(f"serial {self.serial} is no uint32")
+        if len(self.ans) != RAIDA * AN_SIZE:
+            raise ValueError(f"{len(self.ans)} bytes of authenticity numbers instead of {RAIDA * AN_SIZE}")
+        if not (0 <= self.split <= 0xFF and 0 <= self.shard <= 0xFF):
+            raise ValueError(f"split {self.split} or shard {self.shard} is no byte")
+        if len(self.pown) != RAIDA or not set(self.pown) <= _NIBBLES.keys():
+            raise ValueError(f"pown {self.pown!r} is not {RAIDA} letters of {''.join(_NIBBLES)}")
+
+    @property
+    def value(self) -> int:
+        """Units of 1e-8."""
+        return value_of(self.denomination)
+
+
+def encode_single(coin: Coin, *, task_id: int = UNKNOWN_TASK) -> bytes:
+    """A file of one coin, as wallet folders hold it: header with POWN and task id, one record; 439 bytes, plaintext.
+
+    `task_id` counts quarter minutes since the start of the year, 24 bits.
+    """
+    if not 0 <= task_id <= 0xFFFFFF:
+        raise ValueError(f"task id {task_id} does not fit in 24 bits")
+    return _header(1) + _pack_pown(coin.pown) + task_id.to_bytes(3, "big") + _record(coin)
+
+
+def encode_many(coins: Sequence[Coin]) -> bytes:
+    """An export file of 1..65,535 coins: header with the motto in place of POWN and task id, plaintext, no padding.
+
+    One coin is allowed: the one real public file is an export of one coin and carries the motto.
+    """
+    if not 1 <= len(coins) <= MAX_COINS:
+        raise ValueError(f"{len(coins)} coins instead of 1..{MAX_COINS}")
+    return b"".join([_header(len(coins)), MOTTO, *map(_record, coins)])
+
+
+def _header(count: int) -> bytes:
+    return bytes([FORMAT, 1]) + COIN_ID.to_bytes(2, "big") + bytes(2) + count.to_bytes(2, "big") + bytes(8)
+
+
+def _record(coin: Coin) -> bytes:
+    denomination = coin.denomination.to_bytes(1, "big", signed=True)
+    return bytes([coin.split, coin.shard]) + denomination + coin.serial.to_bytes(4, "big") + coin.ans
+
+
+def _pack_pown(pown: str) -> bytes:
+    packed = 0
+    for letter in pown:
+        packed = packed << 4 | _NIBBLES[letter]
+    return (packed << 4 | _POWN_TAIL).to_bytes(13, "big")
+
+
+def _unpack_pown(packed: bytes) -> str:
+    return "".join(_LETTERS[byte >> 4] + _LETTERS[byte & 0xF] for byte in packed)[:RAIDA]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the 32 clear bytes before the records say, and whether the file's length agrees.
+
+    `format` is byte 0 (always 9 here), `coin_id` 6 for CloudCoin. `encryption` is 0 for none; 1 and 4 are documented,
+    any other value is kept. `count` is the number of coins the header claims. `password_hash` are the 7 bytes that tell
+    a wrong password. `pans` says that records carry proposed numbers too. `motto` says that an export wrote the file;
+    POWN and task id exist only without it and are None with it, because the motto read as nibbles is garbage. `length`
+    is the length of the whole file in bytes.
+    """
+
+    format: int
+    coin_id: int
+    encryption: int
+    count: int
+    password_hash: bytes
+    pans: bool
+    motto: bool
+    pown: str | None
+    task_id: int | None
+    length: int
+
+    @property
+    def is_cloudcoin(self) -> bool:
+        """Other coin ids are to be rejected, says the format."""
+        return self.coin_id == COIN_ID
+
+    @property
+    def encrypted(self) -> bool:
+        """Byte 5 alone decides, as in the vendor's client."""
+        return self.encryption != 0
+
+    @property
+    def record_size(self) -> int:
+        """Bytes per plaintext record."""
+        return RECORD_SIZE_PANS if self.pans else RECORD_SIZE
+
+    @property
+    def trailing(self) -> int:
+        """Bytes after the last record; negative if the file is shorter than its count of coins needs."""
+        return self.length - HEADER_SIZE - self.count * self.record_size
+
+    @property
+    def consistent(self) -> bool:
+        """Whether count and length fit: 0..31 bytes after the records.
+
+        Encrypted records may be longer by an amount nobody documents (salts, tags), never shorter.
+        """
+        return self.trailing >= 0 if self.encrypted else 0 <= self.trailing <= MAX_TRAILING
+
+
+def read_header(first: bytes, length: int) -> Header | None:
+    """The header of a Format 9 file from its first bytes (32 are enough) and its length; None if it is none.
+
+    Never raises, whatever the bytes. Only byte 0 is required to be 9: coin id and length are reported, not judged.
+    """
+    if len(first) < HEADER_SIZE or first[0] != FORMAT:
+        return None
+    motto = first[16:32] == MOTTO
+    return Header(
+        format=first[0],
+        coin_id=int.from_bytes(first[2:4], "big"),
+        encryption=first[5],
+        count=int.from_bytes(first[6:8], "big"),
+        password_hash=bytes(first[8:15]),
+        pans=first[15] == 1,
+        motto=motto,
+        pown=None if motto else _unpack_pown(first[16:29]),
+        task_id=None if motto else int.from_bytes(first[29:32], "big"),
+        length=length,
+    )
