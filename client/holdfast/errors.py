@@ -97,6 +97,8 @@ class Reason(StrEnum):
     FOLDER_NOT_CREATABLE = "FOLDER_NOT_CREATABLE"
     FOLDER_NOT_WRITABLE = "FOLDER_NOT_WRITABLE"
     FOLDER_NOT_EMPTY = "FOLDER_NOT_EMPTY"
+    TARGET_CHANGED = "TARGET_CHANGED"
+    ENTRY_NOT_FOUND = "ENTRY_NOT_FOUND"
     FOLDER_INSIDE_DATA_DIR = "FOLDER_INSIDE_DATA_DIR"
     FOLDER_INSIDE_SOURCE = "FOLDER_INSIDE_SOURCE"
     PATH_NOT_ALLOWED = "PATH_NOT_ALLOWED"
@@ -346,7 +348,7 @@ def from_status(code: str, message: str, details: Iterable[Any], call_id: str = 
         metadata=metadata,
         violations=[FieldViolation(v.field, v.description) for v in bad.field_violations],
         retry_after=wait,
-        server_request_id=call_id,
+        server_request_id=call_id or metadata.get("request_id", ""),
     )
 
 
