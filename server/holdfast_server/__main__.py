@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
     )
+    for chatty in ("dbos", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         config = _load(options)
         if options.command == "check-config":
@@ -51,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--data-dir", metavar="DIR", help="[paths] data_dir")
     serve.add_argument("--workers", type=int, metavar="N", help="[worker] processes")
     serve.add_argument("--role", choices=("edge", "worker"), help="run one role alone, without a supervisor")
-    for name in ("--life-fd", "--status-fd", "--parent"):
+    for name in ("--life-fd", "--status-fd", "--parent", "--dead-before"):
         serve.add_argument(name, type=int, help=argparse.SUPPRESS)
     for name in ("--owner", "--dead-owners", "--bound"):
         serve.add_argument(name, help=argparse.SUPPRESS)
@@ -74,7 +76,8 @@ def _run_role(options: argparse.Namespace, config: Config) -> int:
     if options.role == "edge":
         return run_edge(config, child, options.bound)
     owner = options.owner or _fresh_owner()
-    return run_worker(config, child, owner, (options.dead_owners or "").split(",") if options.dead_owners else [])
+    dead_owners = options.dead_owners.split(",") if options.dead_owners else []
+    return run_worker(config, child, owner, dead_owners, options.dead_before)
 
 
 def _fresh_owner() -> str:
@@ -107,7 +110,8 @@ def _single_instance(config: Config) -> IO[str]:
     except BlockingIOError:
         lock.close()
         raise ConfigError(
-            f"[paths] data_dir = {config.paths.data_dir} is in use by another server: stop it, or name another directory"
+            f"[paths] data_dir = {config.paths.data_dir} is in use by another server: "
+            "stop it, or name another directory"
         ) from None
     return lock
 

@@ -49,7 +49,8 @@ def prepare_data_dir(config: Config) -> None:
         ensure_admin_token(path)
     except OSError as error:
         raise ConfigError(
-            f"[paths] data_dir = {path} cannot be used: {error.strerror}: name a directory that the service may write to"
+            f"[paths] data_dir = {path} cannot be used: {error.strerror}: "
+            "name a directory that the service may write to"
         ) from error
 
 
@@ -117,7 +118,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     return 0
 
 
-def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[str]) -> int:
+def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[str], dead_before: int | None) -> int:
     """Do tasks until SIGTERM, then drain."""
     from holdfast_server.archive.pool import CompressorPool
     from holdfast_server.catalog.database import Database
@@ -127,6 +128,7 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     from holdfast_server.tasks.housekeeping import Housekeeper
     from holdfast_server.tasks.queue import DbosConsumer, DbosQueue, migrate_queue
     from holdfast_server.tasks.restore import RestoreHandler
+    from holdfast_server.tasks.run import TaskHandler
     from holdfast_server.tasks.verify import VerifyHandler
     from holdfast_server.tasks.worker import Worker
 
@@ -140,18 +142,16 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     pool = CompressorPool(config.worker.threads or os.cpu_count() or 1, config.worker.memory_mib << 20)
     policy = _policy(config)
     data_dir = os.fsencode(config.paths.data_dir)
-    handlers = {
+    handlers: dict[TaskKind, TaskHandler] = {
         TaskKind.BACKUP: BackupHandler(database, policy, pool, clock, data_dir, software_version()),
         TaskKind.VERIFY: VerifyHandler(database, clock),
         TaskKind.RESTORE: RestoreHandler(database, policy),
     }
     housekeeper = Housekeeper(database, queue, clock, config.tasks.history_days, config.tasks.request_id_days)
     worker = Worker(owner, database, engine, handlers, housekeeper, clock, config.tasks.lease_seconds)
-    consumer = DbosConsumer(
-        config.database_url, owner, {"data": config.worker.max_tasks, "short": 2}, worker.execute
-    )
+    consumer = DbosConsumer(config.database_url, owner, {"data": config.worker.max_tasks, "short": 2}, worker.execute)
     stop = _stop_signals()
-    worker.start(dead_owners)
+    worker.start(dead_owners, dead_before)
     consumer.start()
     child.report(worker=owner)
     stop.first.wait()
@@ -189,7 +189,7 @@ def _tick(engine: TaskEngine, stop: threading.Event) -> None:
             engine.tick()
         except Unavailable:
             continue
-        except Exception:
+        except Exception:  # noqa: BLE001  logged, and the loop goes on
             _log.exception("the edge's tick failed")
 
 

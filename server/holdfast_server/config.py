@@ -1,7 +1,8 @@
 """Configuration: defaults, then a TOML file, then environment variables, then command-line flags; checked at start.
 
-Every setting has the name `[section] key` in TOML and `HOLDFAST_SECTION_KEY` in the environment. A wrong setting is refused
-with its name, the place it came from and what to do; an unknown one too, so that a typing error is never ignored.
+Every setting has the name `[section] key` in TOML and `HOLDFAST_SECTION_KEY` in the environment. A wrong setting is
+refused with its name, the place it came from and what to do; an unknown one too, so that a typing error is never
+ignored.
 """
 
 from __future__ import annotations
@@ -177,7 +178,9 @@ def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, str, An
 def _set(config: Config, section: str, key: str, value: Any, origin: str) -> Config:
     sections = {f.name for f in fields(Config)}
     if section not in sections:
-        raise ConfigError(f"{origin}: there is no section [{section}]{_near(section, sections)}; known: {_names(Config)}")
+        raise ConfigError(
+            f"{origin}: there is no section [{section}]{_near(section, sections)}; known: {_names(Config)}"
+        )
     part = getattr(config, section)
     known = {f.name: str(f.type) for f in fields(part)}
     if key not in known:
@@ -260,15 +263,18 @@ def _check(config: Config) -> None:
     else:
         host, colon, port = listen.rpartition(":")
         if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
-            raise ConfigError(f"[server] listen = {listen!r} is wrong: write host:port, [v6]:port or unix:/absolute/path")
+            raise ConfigError(
+                f"[server] listen = {listen!r} is wrong: write host:port, [v6]:port or unix:/absolute/path"
+            )
     if not config.is_local and not config.server.allow_plaintext:
         raise ConfigError(
-            f"[server] listen = {listen!r} is reachable from other machines and would carry the token in clear: listen on "
-            "127.0.0.1, or put a proxy that encrypts in front and set [server] allow_plaintext = true"
+            f"[server] listen = {listen!r} is reachable from other machines and would carry the token in clear: "
+            "listen on 127.0.0.1, or put a proxy that encrypts in front and set [server] allow_plaintext = true"
         )
     if not config.paths.roots:
         raise ConfigError(
-            f"[paths] roots is required when [server] listen = {listen!r} is not loopback: list the folders that calls may name"
+            f"[paths] roots is required when [server] listen = {listen!r} is not loopback: "
+            "list the folders that calls may name"
         )
     ranges: list[tuple[str, float, float, float]] = [
         ("[server] max_watchers", config.server.max_watchers, 1, 20_000),

@@ -101,7 +101,9 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.SOURCE_SUSPENDED: "Resume the source with UpdateSource.",
     Reason.SOURCE_OFFLINE: "Make the source's path reachable again, then repeat the call.",
     Reason.SOURCE_BUSY: "Wait for the tasks that use the source, or cancel them.",
-    Reason.NOT_A_WALLET: "Name a folder that holds Bank, Fracked, config.toml and transactions.csv, or register it as a DIRECTORY.",
+    Reason.NOT_A_WALLET: (
+        "Name a folder that holds Bank, Fracked, config.toml and transactions.csv, or register it as a DIRECTORY."
+    ),
     Reason.NO_SOURCES: "Register a wallet, or name the sources to back up.",
     Reason.BACKUP_NOT_FOUND: "List the backups and use one of their ids.",
     Reason.BACKUP_BUSY: "Wait for the task that uses the backup, or cancel it.",
@@ -119,7 +121,9 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.FOLDER_INSIDE_DATA_DIR: "Name a folder outside the service's data directory.",
     Reason.FOLDER_INSIDE_SOURCE: "Name a folder outside the sources that are backed up.",
     Reason.PATH_NOT_ALLOWED: "Name a path below one of the configured [paths] roots, or extend them.",
-    Reason.BAD_CREDENTIALS: "Send `authorization: Bearer <token>` with the token from admin.token in the data directory.",
+    Reason.BAD_CREDENTIALS: (
+        "Send `authorization: Bearer <token>` with the token from admin.token in the data directory."
+    ),
     Reason.DISK_FULL: "Free space on the named filesystem and start again.",
     Reason.QUOTA_EXCEEDED: "Raise the quota or remove old backups.",
     Reason.TOO_MANY_WATCHERS: "Close a watch, or raise [server] max_watchers.",
@@ -228,7 +232,7 @@ def invalid_field(field: str, description: str, **metadata: str) -> InvalidArgum
     )
 
 
-class Stopped(Exception):  # noqa: N818
+class Stopped(Exception):
     """A task was told to stop; unwinds the core so that it undoes its work. Never reaches a caller."""
 
 

@@ -1,8 +1,8 @@
 """The supervisor: spawns one edge and the workers, restarts what dies, and takes everything down in order.
 
-It is small on purpose (no gRPC, no DBOS, no catalog), so that it outlives what can fail. A worker that died is replaced, and
-the replacement is told whose leases to expire. SIGTERM and SIGINT drain: workers finish or hand back their tasks, the edge
-serves watchers meanwhile, then everything exits.
+It is small on purpose (no gRPC, no DBOS, no catalog), so that it outlives what can fail. A worker that died is
+replaced, and the replacement is told whose leases to expire. SIGTERM and SIGINT drain: workers finish or hand back
+their tasks, the edge serves watchers meanwhile, then everything exits.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class _Child:
 
 
 class Supervisor:
-    """Runs until told to stop. `command` gives the arguments that start a role; `on_ready` gets the edge's address once."""
+    """Runs until told to stop. `command` gives the arguments that start a role; `on_ready` gets the edge's address
+    once."""
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class Supervisor:
         self._drain = drain_seconds
         self._address: str | None = None
         self._stopping = False
+        self._began = time.time_ns() // 1000
         self._selector = selectors.DefaultSelector()
         self._failed_start = False
 
@@ -98,6 +100,9 @@ class Supervisor:
             arguments += ["--owner", child.owner]
             if child.dead_owners:
                 arguments += ["--dead-owners", ",".join(child.dead_owners[-20:])]
+            else:
+                # The data directory is ours alone, so workers of an earlier supervisor are dead.
+                arguments += ["--dead-before", str(self._began)]
         elif self._address is not None:
             # The same port again, so that clients find the edge where it was.
             arguments += ["--bound", self._address]

@@ -1,7 +1,7 @@
 """What all archive writers share: batches, order, marks, the manifest and the closing members.
 
-Small members are collected to batches of about `BLOCK` bytes and packed by one job each; large files are packed block by
-block. Jobs run in the shared `CompressorPool`; their results land in the file in order, on the writer's own thread.
+Small members are collected to batches of about `BLOCK` bytes and packed by one job each; large files are packed block
+by block. Jobs run in the shared `CompressorPool`; their results land in the file in order, on the writer's own thread.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from isal import isal_zlib
-
+from holdfast_server.archive.blocks import BLOCK, Taken
 from holdfast_server.archive.manifest import (
     MANIFEST_NAME,
     SUMS_NAME,
@@ -25,26 +24,18 @@ from holdfast_server.archive.manifest import (
 )
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
+from holdfast_server.archive.spool import ByteSpool
 
-__all__ = ["BLOCK", "LEVEL", "ArchiveWriter", "Landing", "Mark", "MemberNotRepresentable", "Spool", "WrittenArchive"]
+__all__ = ["ArchiveWriter", "Landing", "Mark", "MemberNotRepresentable", "Small", "WrittenArchive"]
 
-#: Input of one compression job, and the size of a large file's independently compressed blocks.
-BLOCK = 1 << 20
-
-#: ISA-L's deflate level. Measured against `zip -6` and `gzip -6`: level 2 gives 4 to 7 % more bytes on /usr/share and
-#: /usr/lib at 400 to 600 MB/s a core; level 3 gives 2 to 4 % at half that speed.
-LEVEL = 2
-
-#: What a member costs in a batch beside its content, roughly: headers, and the objects that hold it.
-_MEMBER_COST = 1024
+#: What a member costs in a batch beside content and names: at most its headers, and the objects that hold it.
+_MEMBER_COST = 2304
 
 #: How long a name is kept for the choice of the closing members' names.
 _CLOSING_NAMES = (SUMS_NAME.partition(b".")[0], MANIFEST_NAME.partition(b".")[0])
 
-_ZEROS = bytes(BLOCK)
 
-
-class MemberNotRepresentable(ValueError):  # noqa: N818 - a finding about the member, which the core turns to a warning
+class MemberNotRepresentable(ValueError):
     """The format cannot hold this member. Raised before anything was written; the writer goes on as if never asked."""
 
 
@@ -82,32 +73,6 @@ class Landing:
     then: Callable[[int], None] | None = None
 
 
-class Spool:
-    """Bytes kept compressed in memory until they are needed once, in order."""
-
-    def __init__(self) -> None:
-        self._deflate = isal_zlib.compressobj(level=1, wbits=-15)
-        self._chunks: list[bytes] = []
-        self.size = 0
-
-    def add(self, data: bytes) -> None:
-        self.size += len(data)
-        if packed := self._deflate.compress(data):
-            self._chunks.append(packed)
-
-    def blocks(self) -> Iterator[bytes]:
-        """Everything added, block by block; closes the spool."""
-        self._chunks.append(self._deflate.flush())
-        inflate = isal_zlib.decompressobj(wbits=-15)
-        for chunk in self._chunks:
-            data = inflate.decompress(chunk, BLOCK)
-            while data:
-                yield data
-                data = inflate.decompress(inflate.unconsumed_tail, BLOCK)
-        if rest := inflate.flush():
-            yield rest
-
-
 @dataclass(frozen=True, slots=True)
 class Small:
     """A member whose whole content waits in a batch. `listed` is False for the closing members."""
@@ -128,8 +93,8 @@ class ArchiveWriter(ABC):
     sync, rename and close. `check` is called between blocks and in every wait and may raise; `on_written` gets the
     archive's size so far after each write. `created_ns` is the time of the closing members.
 
-    For one thread. After an exception that is no MemberNotRepresentable only two things are allowed: `abort`, or, when it
-    came from `add_stream`'s own `blocks`, `rollback` to a mark set directly before that member.
+    For one thread. After an exception that is no MemberNotRepresentable only two things are allowed: `abort`, or, when
+    it came from `add_stream`'s own `blocks`, `rollback` to a mark set directly before that member.
     """
 
     #: Longest path in bytes that the format can hold, or None without a limit.
@@ -157,7 +122,7 @@ class ArchiveWriter(ABC):
         self._mark: Mark | None = None
         self._tentative: list[tuple[ManifestEntry | None, bytes]] = []
         self._roots: set[bytes] = set()
-        self._sums = Spool()
+        self._sums = ByteSpool()
         self._members = self._files = self._bytes_in = 0
         self._open = True
         self._torn = False  # a member was left half written
@@ -188,8 +153,8 @@ class ArchiveWriter(ABC):
     ) -> int:
         """Add a file of exactly `member.size` bytes from `blocks`; returns how many bytes these really gave.
 
-        Too few are padded with zeros; too many are not taken. A block that is no `bytes` is copied at once, so its buffer
-        may be reused. `changed` may be a function; it is asked after the last block was taken.
+        Too few are padded with zeros; too many are not taken. A block that is no `bytes` is copied at once, so its
+        buffer may be reused. `changed` may be a function; it is asked after the last block was taken.
         """
         if member.kind is not MemberKind.FILE:
             raise ValueError("only files have content")
@@ -243,9 +208,7 @@ class ArchiveWriter(ABC):
         self._jobs.drain()
         self._jobs.close()
         self._open = False
-        return WrittenArchive(
-            self._position, self._members, self._files, self._bytes_in, manifest_name, sums_name
-        )
+        return WrittenArchive(self._position, self._members, self._files, self._bytes_in, manifest_name, sums_name)
 
     def abort(self) -> None:
         """Stop at once: no thread stays busy for this archive, no memory is held. The file is left as it is."""
@@ -290,7 +253,8 @@ class ArchiveWriter(ABC):
 
     def _append(self, small: Small) -> None:
         self._batch.append(small)
-        self._batch_size += len(small.content) + _MEMBER_COST
+        member = small.member
+        self._batch_size += member.size + len(member.path) + len(member.link_target) + _MEMBER_COST
         if self._batch_size >= BLOCK:
             self._flush()
 
@@ -357,7 +321,7 @@ class ArchiveWriter(ABC):
         listed: bool,
     ) -> int:
         self._torn = True
-        taken = _Taken(blocks, member.size, self._check)
+        taken = Taken(blocks, member.size, self._check)
         if member.size <= BLOCK:
             content = b"".join(taken)
             self._append(Small(member, content, changed() if callable(changed) else changed, listed))
@@ -386,11 +350,11 @@ class ArchiveWriter(ABC):
         if landing.then is not None:
             landing.then(offset)
         for entry, record in landing.entries:
-            record = self._landed(record, offset)  # noqa: PLW2901
+            placed = self._landed(record, offset)
             if self._mark is not None and self._mark.offset >= 0:
-                self._tentative.append((entry, record))
+                self._tentative.append((entry, placed))
             else:
-                self._record(entry, record)
+                self._record(entry, placed)
 
     def _record(self, entry: ManifestEntry | None, record: bytes) -> None:
         self._kept(record)
@@ -402,46 +366,3 @@ class ArchiveWriter(ABC):
             self._files += 1
             self._bytes_in += entry.member.size
             self._sums.add(sums_line(entry.member.path, entry.sha256))
-
-
-class _Taken:
-    """Cuts blocks of any size to blocks of BLOCK bytes, `size` bytes in all; zeros where the source ends early."""
-
-    def __init__(self, blocks: Iterable[bytes | memoryview], size: int, check: Callable[[], None]) -> None:
-        self._blocks = iter(blocks)
-        self._size = size
-        self._check = check
-        self.read = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        parts: list[bytes] = []
-        have, left = 0, self._size
-        for piece in self._pieces():
-            at = 0
-            while at < len(piece):
-                want = min(BLOCK, left) - have
-                part = piece if not at and len(piece) <= want else piece[at : at + want]
-                at += len(part)
-                have += len(part)
-                parts.append(part)
-                if have == min(BLOCK, left):
-                    yield parts[0] if len(parts) == 1 else b"".join(parts)
-                    left -= have
-                    have = 0
-                    parts.clear()
-
-    def _pieces(self) -> Iterator[bytes]:
-        while self.read < self._size:
-            self._check()
-            block = next(self._blocks, None)
-            if block is None:
-                break
-            piece = block if isinstance(block, bytes) else bytes(block)
-            piece = piece[: self._size - self.read]
-            self.read += len(piece)
-            yield piece
-        missing = self._size - self.read
-        while missing:
-            self._check()
-            yield _ZEROS[:missing]
-            missing -= min(missing, BLOCK)

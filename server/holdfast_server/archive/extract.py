@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast_server.archive.comparison import Outcome, Progress, Sink, run
-from holdfast_server.archive.manifest import ManifestEntry
+from holdfast_server.archive.manifest import ManifestEntry, pack, unpack
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.reading import ArchiveReader, invalid, show
-from holdfast_server.archive.spool import Spool, pack, unpack
+from holdfast_server.archive.spool import RecordSpool
 from holdfast_server.archive.tree import Tree, changed_by_others, system_errors
 
 __all__ = ["Extracted", "extract"]
@@ -62,8 +62,8 @@ def extract(
     Nothing outside of it is created or changed, whatever the archive says and whatever others do to the folder
     meanwhile. Files are hashed while they are written and compared with the manifest, and so are all headers; the
     manifest and the list of checksums are not restored. `select` must be a pure function of the path; parents of
-    selected members are made in any case, with the archive's attributes only if selected too. Set-id and sticky bits are
-    dropped unless `preserve_special_bits`; owners are set only with `preserve_owner`, which needs root.
+    selected members are made in any case, with the archive's attributes only if selected too. Set-id and sticky bits
+    are dropped unless `preserve_special_bits`; owners are set only with `preserve_owner`, which needs root.
 
     Raises FailedPrecondition (ARCHIVE_INVALID, FOLDER_NOT_WRITABLE), DataLoss, ResourceExhausted, Unavailable, or what
     `check` raises. After any exception the folder's content is worthless.
@@ -112,8 +112,8 @@ class _Extractor(Sink):
         self._check = check
         self._preserve_owner = preserve_owner
         self._mode_mask = 0o7777 if preserve_special_bits else 0o7777 & ~_SPECIAL_BITS
-        self._links = Spool()
-        self._holed = Spool()
+        self._links = RecordSpool()
+        self._holed = RecordSpool()
         #: Files outside the selection that selected hard links refer to, with those links' paths.
         self._unselected: dict[bytes, list[bytes]] = {}
         self._more_links: list[bytes] = []

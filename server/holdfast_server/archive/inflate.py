@@ -15,7 +15,7 @@ __all__ = ["BadDeflate", "Inflater"]
 _ERROR = cast("type[Exception]", isal_zlib.error)
 
 
-class BadDeflate(Exception):  # noqa: N818
+class BadDeflate(Exception):
     """The bytes are no deflate stream."""
 
 

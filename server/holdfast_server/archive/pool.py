@@ -1,16 +1,16 @@
 """Compressor threads and buffer memory, shared by all archives that a process writes at one time.
 
-A writer opens an `OrderedJobs` on the pool, submits callables and gets their results back in the order of submission, on
-its own thread. Two things are shared by fair turns:
+A writer opens an `OrderedJobs` on the pool, submits callables and gets their results back in the order of submission,
+on its own thread. Two things are shared by fair turns:
 
 * threads: they take one job from one writer, then one from the next;
 * memory: a job is charged with its input size from `submit` until its result was delivered. All charges together stay
-  within `memory_limit`. One writer may hold at most `memory_limit / (writers + 1)`, so that a newcomer always finds room.
-  A job larger than its writer's share is charged with the share and waits until that writer holds nothing else: it goes
+  within `memory_limit`. One writer may hold at most `memory_limit / (writers + 1)`, so that a newcomer finds room. A
+  job larger than its writer's share is charged with the share and waits until that writer holds nothing else: it goes
   over the limit by what is left of that one job, instead of never running.
 
-Compression and hashing release the GIL, so threads help; jobs should carry about a megabyte, because a thread switch costs
-as much as compressing some kilobytes.
+Compression and hashing release the GIL, so threads help; jobs should carry about a megabyte, because a thread switch
+costs as much as compressing some kilobytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 __all__ = ["CompressorPool", "OrderedJobs"]
 
@@ -38,8 +38,8 @@ class CompressorPool:
         self._limit = memory_limit
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
-        self._turns: deque[OrderedJobs[object]] = deque()
-        self._writers: set[OrderedJobs[object]] = set()
+        self._turns: deque[OrderedJobs[Any]] = deque()
+        self._writers: set[OrderedJobs[Any]] = set()
         self._held = 0
         self._running = 0
         self._closed = False
@@ -69,7 +69,7 @@ class CompressorPool:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool is closed")
-            self._writers.add(jobs)  # type: ignore[arg-type]
+            self._writers.add(jobs)
         return jobs
 
     def close(self) -> None:
@@ -149,8 +149,8 @@ class OrderedJobs(Generic[T]):
     def submit(self, job: Callable[[], T], size: int) -> None:
         """Queue a job that holds `size` bytes of input.
 
-        Delivers what is ready first, and waits while the budget is used up. Raises what `check`, `deliver` or an earlier
-        job raises; the new job is then not queued.
+        Delivers what is ready first, and waits while the budget is used up. Raises what `check`, `deliver` or an
+        earlier job raises; the new job is then not queued.
         """
         while True:
             self._deliver_ready()
@@ -160,8 +160,9 @@ class OrderedJobs(Generic[T]):
 
     def put(self, result: T) -> None:
         """Have `result` delivered in its turn, without a job and without a charge."""
-        self._slots.append(slot := _Slot(None, 0))
+        slot: _Slot[T] = _Slot(None, 0)
         slot.result = result
+        self._slots.append(slot)
         self._deliver_ready()
 
     def drain(self) -> None:
@@ -178,7 +179,7 @@ class OrderedJobs(Generic[T]):
             self._aborted = True
             self._todo.clear()
             if self in pool._turns:
-                pool._turns.remove(self)  # type: ignore[arg-type]
+                pool._turns.remove(self)
             while self._running:
                 self._changed.wait()
             self._slots.clear()
@@ -192,7 +193,7 @@ class OrderedJobs(Generic[T]):
         pool = self._pool
         pool._held -= self._held
         self._held = 0
-        pool._writers.discard(self)  # type: ignore[arg-type]
+        pool._writers.discard(self)
         for writer in pool._writers:
             writer._changed.notify_all()
 
@@ -207,10 +208,10 @@ class OrderedJobs(Generic[T]):
                 return False
             self._held += charge
             pool._held += charge
-            slot = _Slot(job, charge)
+            slot: _Slot[T] = _Slot(job, charge)
             self._slots.append(slot)
             if not self._todo:
-                pool._turns.append(self)  # type: ignore[arg-type]
+                pool._turns.append(self)
             self._todo.append(slot)
             pool._work.notify()
             return True

@@ -11,16 +11,21 @@ from holdfast_server.archive.zip_reader import ZipReader
 
 __all__ = ["ArchiveReader", "Content", "Limits", "open_reader", "show"]
 
+_READERS: dict[str, type[ZipReader] | type[TarGzReader]] = {
+    "ZIP": ZipReader,
+    "zip": ZipReader,
+    "TAR_GZ": TarGzReader,
+    "tar.gz": TarGzReader,
+}
+
 
 def open_reader(format_name: str, file: BinaryIO, *, limits: Limits, check: Callable[[], None]) -> ArchiveReader:
     """A reader of `file`, a real seekable file opened for reading that the caller keeps open and closes.
 
-    `format_name` is ZIP or TAR_GZ. `check` is called at least once per block and may raise to stop. Raises
-    FailedPrecondition/ARCHIVE_INVALID or DataLoss/CHECKSUM_MISMATCH, here or while reading.
+    `format_name` is ZIP or TAR_GZ, or their suffixes zip and tar.gz. `check` is called at least once per block and may
+    raise to stop. Raises FailedPrecondition/ARCHIVE_INVALID or DataLoss/CHECKSUM_MISMATCH, here or while reading.
     """
-    source = Source(file)
-    if format_name == "ZIP":
-        return ZipReader(source, limits, check)
-    if format_name == "TAR_GZ":
-        return TarGzReader(source, limits, check)
-    raise ValueError(f"no reader for {format_name!r}")
+    reader = _READERS.get(format_name)
+    if reader is None:
+        raise ValueError(f"no reader for {format_name!r}")
+    return reader(Source(file), limits, check)

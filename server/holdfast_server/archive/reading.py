@@ -37,6 +37,7 @@ BLOCK = 1 << 20
 #: No file system that Linux serves holds a longer component.
 NAME_MAX = 255
 
+_NO_NAMES = frozenset((b"", b".", b".."))
 _SHOWN = 300
 
 
@@ -89,11 +90,11 @@ def check_path(path: bytes, limits: Limits, offset: int) -> None:
     parts = path.split(b"/")
     if len(parts) > limits.depth:
         raise invalid(f"a name is nested deeper than {limits.depth} folders", path, offset)
-    for part in parts:
-        if part in (b"", b".", b".."):
-            raise invalid(f"a name has the component {part.decode()!r}", path, offset)
-        if len(part) > NAME_MAX:
-            raise invalid(f"a component of a name is longer than {NAME_MAX} bytes", path, offset)
+    bad = _NO_NAMES.intersection(parts)
+    if bad:
+        raise invalid(f"a name has the component {min(bad).decode()!r}", path, offset)
+    if len(max(parts, key=len)) > NAME_MAX:
+        raise invalid(f"a component of a name is longer than {NAME_MAX} bytes", path, offset)
 
 
 class Budget:

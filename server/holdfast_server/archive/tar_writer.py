@@ -1,8 +1,8 @@
 """tar.gz: POSIX pax tar in a row of gzip members.
 
-docs/format.md ("tar.gz") specifies it. The tar stream is cut into pieces of about 1 MiB, each an independent gzip member:
-any gzip reader takes the row as one stream, all cores write it, and the size of each member in an extra field lets a
-reader that knows it skip from one to the next and unpack several at a time:
+docs/format.md ("tar.gz") specifies it. The tar stream is cut into pieces of about 1 MiB, each an independent gzip
+member: any gzip reader takes the row as one stream, all cores write it, and the size of each member in an extra field
+lets a reader that knows it skip from one to the next and unpack several at a time:
 
     1f 8b 08 04   magic, deflate, FEXTRA
     00 00 00 00   MTIME: none, so that the same input gives the same bytes
@@ -23,7 +23,8 @@ from functools import lru_cache
 
 from isal import isal_zlib
 
-from holdfast_server.archive.base_writer import BLOCK, LEVEL, ArchiveWriter, Landing, Small
+from holdfast_server.archive.base_writer import ArchiveWriter, Landing, Small
+from holdfast_server.archive.blocks import deflater_for
 from holdfast_server.archive.manifest import ManifestEntry, format_mtime
 from holdfast_server.archive.member import Member, MemberKind
 
@@ -85,7 +86,7 @@ class TarGzWriter(ArchiveWriter):
         entries = [(entry, self._stream_length.to_bytes(8, "big"))]
         self._jobs.submit(lambda: Landing(gzip_member(data), entries), len(data))
 
-    def _landed(self, record: bytes, offset: int) -> bytes:
+    def _landed(self, record: bytes, offset: int) -> bytes:  # noqa: ARG002
         return record
 
     def _kept(self, record: bytes) -> None:
@@ -117,7 +118,7 @@ def _pack(batch: list[Small]) -> Landing:
 
 def gzip_member(data: bytes) -> bytes:
     """`data` as one gzip member that tells its own length."""
-    packed = isal_zlib.compress(data, LEVEL, wbits=-15)
+    packed = deflater_for(data).whole(data)
     length = GZIP_HEADER.size + len(packed) + GZIP_TRAILER.size
     header = GZIP_HEADER.pack(b"\x1f\x8b\x08\x04", 0, 0, 255, 8, GZIP_SUBFIELD, 4, length)
     return b"%b%b%b" % (header, packed, GZIP_TRAILER.pack(isal_zlib.crc32(data), len(data)))

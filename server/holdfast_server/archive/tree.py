@@ -12,15 +12,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from holdfast_server.archive.manifest import pack, unpack
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.reading import Names, invalid, show
-from holdfast_server.archive.spool import Spool, pack, unpack
+from holdfast_server.archive.spool import RecordSpool
 from holdfast_server.errors import FailedPrecondition, HoldfastError, Reason, ResourceExhausted, Unavailable
 
 __all__ = ["Tree", "changed_by_others", "system_errors"]
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_KEPT_OPEN = 64
+_KEPT_OPEN = 128
 _MAX_LATE = 100_000
 _IMPLICIT_MODE = 0o755
 _IMPLICIT, _EXPLICIT = b"i", b"e"
@@ -38,7 +39,7 @@ class Tree:
         self._open: OrderedDict[bytes, int] = OrderedDict()
         self._made = Names()
         # Device, inode, mark and attributes of each directory; parents come before what they hold.
-        self._spool = Spool()
+        self._spool = RecordSpool()
         self._late: dict[bytes, Member] = {}
         self.directories = 0
 
@@ -86,7 +87,7 @@ class Tree:
         self.close()
 
     def _directory(self, path: bytes, *, make: bool) -> int:
-        """Open a directory that was made here, or make it."""
+        """Open a directory that was made here; with `make` it and its parents may have to be made first."""
         ends: list[int] = []
         end = len(path)
         while end > 0 and path[:end] not in self._open:
@@ -98,9 +99,7 @@ class Tree:
             fd = self._open[path[:end]]
         for following in reversed(ends):
             here, name = path[:following], path[end + (end > 0) : following]
-            if here not in self._made:
-                if not make:
-                    raise invalid("a directory is missing from the archive", here)
+            if make and here not in self._made:
                 self._make(fd, name, here, None)
             fd = self._enter(fd, name, here)
             end = following

@@ -1,4 +1,4 @@
-"""Zip: raw deflate by ISA-L, sizes and checksums in every local header, zip64 where needed and only there.
+"""Zip: raw deflate, sizes and checksums in every local header, zip64 where needed and only there.
 
 docs/format.md ("zip") specifies what is written. A large file's deflate stream is made of blocks of 1 MiB that were
 compressed apart and joined by sync flushes, so that all cores work on it; any inflater reads it as one stream.
@@ -14,17 +14,11 @@ from collections.abc import Callable
 
 from isal import isal_zlib
 
-from holdfast_server.archive.base_writer import (
-    BLOCK,
-    LEVEL,
-    ArchiveWriter,
-    Landing,
-    MemberNotRepresentable,
-    Small,
-    Spool,
-)
+from holdfast_server.archive.base_writer import ArchiveWriter, Landing, MemberNotRepresentable, Small
+from holdfast_server.archive.blocks import BLOCK, deflater_for
 from holdfast_server.archive.manifest import ManifestEntry
 from holdfast_server.archive.member import Member, MemberKind
+from holdfast_server.archive.spool import ByteSpool
 
 __all__ = ["ZipWriter"]
 
@@ -38,9 +32,12 @@ EXTRA_ZIP64 = 0x0001
 EXTRA_TIMESTAMP = 0x5455
 EXTRA_UNIX = 0x7875
 
-#: From these values on a field says "look into zip64". Tests lower them.
+#: What a field holds when its value stands in a zip64 record.
 LIMIT_32 = 0xFFFFFFFF
 LIMIT_16 = 0xFFFF
+
+#: Values from here on go to zip64. Only tests lower it.
+wide_from = LIMIT_32
 
 MAX_NAME = 0xFFFF
 MADE_BY_UNIX = 3
@@ -52,6 +49,7 @@ DOS_DIRECTORY = 0x10
 
 _LOCAL = struct.Struct("<LHHHHHLLLHH")
 _CENTRAL = struct.Struct("<LHHHHHHLLLHHHHHLL")
+_STORED_BLOCK = 0xFFFF
 _OFFSET_AT = 42  # of the local header's offset in a central record
 _UNIX_TYPES = {
     MemberKind.FILE: stat.S_IFREG,
@@ -66,7 +64,7 @@ class ZipWriter(ArchiveWriter):
 
     max_path = MAX_NAME - 1  # a directory's name gets a slash
 
-    _directory: Spool | None = None
+    _directory: ByteSpool | None = None
     _count = 0
     _header_at = 0
 
@@ -82,7 +80,7 @@ class ZipWriter(ArchiveWriter):
     def _stream_start(self, member: Member) -> None:
         self._flush()
         self._crc = 0
-        self._wide = _bound(member.size) >= LIMIT_32
+        self._wide = _bound(member.size) >= wide_from
 
         def begun(offset: int) -> None:
             self._header_at = offset
@@ -110,13 +108,13 @@ class ZipWriter(ArchiveWriter):
         """Put the absolute offset in. Batches carry offsets relative to their start, streams know theirs."""
         relative: int = struct.unpack_from("<L", record, _OFFSET_AT)[0]
         at = self._header_at if relative == LIMIT_32 else offset + relative
-        if at < LIMIT_32:
+        if at < wide_from:
             return b"%b%b%b" % (record[:_OFFSET_AT], at.to_bytes(4, "little"), record[_OFFSET_AT + 4 :])
         return _with_wide_offset(record, at)
 
     def _kept(self, record: bytes) -> None:
         if self._directory is None:
-            self._directory = Spool()
+            self._directory = ByteSpool()
         self._directory.add(record)
         self._count += 1
 
@@ -148,7 +146,7 @@ def _pack(batch: list[Small]) -> Landing:
             content = member.link_target
         if content:
             crc = isal_zlib.crc32(content)
-            packed = isal_zlib.compress(content, LEVEL, wbits=-15)
+            packed = deflater_for(content).whole(content)
             method = DEFLATED
             if len(packed) >= len(content):
                 packed, method = content, STORED
@@ -161,14 +159,23 @@ def _pack(batch: list[Small]) -> Landing:
 
 def _deflate_block(block: bytes, *, last: bool) -> bytes:
     """One block of a longer deflate stream, byte-aligned at its end."""
-    deflate = isal_zlib.compressobj(level=LEVEL, wbits=-15)
-    data: bytes = deflate.compress(block)
-    return data + deflate.flush(isal_zlib.Z_FINISH if last else isal_zlib.Z_SYNC_FLUSH)
+    data = deflater_for(block).part(block, last=last)
+    return data if len(data) <= len(block) else _stored_blocks(block, last=last)
+
+
+def _stored_blocks(block: bytes, *, last: bool) -> bytes:
+    """The block as it is, in deflate's framing; so nothing ever outgrows `_bound`."""
+    parts: list[bytes] = []
+    for at in range(0, len(block), _STORED_BLOCK):
+        part = block[at : at + _STORED_BLOCK]
+        final = last and at + len(part) == len(block)
+        parts += (struct.pack("<BHH", final, len(part), len(part) ^ 0xFFFF), part)
+    return b"".join(parts)
 
 
 def _bound(size: int) -> int:
     """More than `size` bytes of content can ever have when they are deflated by blocks."""
-    return size + (size >> 12) + 64 * (size // BLOCK + 1)
+    return size + 5 * (BLOCK // _STORED_BLOCK + 1) * (size // BLOCK + 1)
 
 
 def _headers(
@@ -192,9 +199,7 @@ def _headers(
     if wide:
         version, sizes = VERSION_ZIP64, (LIMIT_32, LIMIT_32)
         extra = struct.pack("<HHQQ", EXTRA_ZIP64, 16, size, packed) + extra
-    local = _LOCAL.pack(
-        LOCAL_SIGNATURE, version, flags, method, dos_time, dos_date, crc, *sizes, len(name), len(extra)
-    )
+    local = _LOCAL.pack(LOCAL_SIGNATURE, version, flags, method, dos_time, dos_date, crc, *sizes, len(name), len(extra))
     attributes = (_UNIX_TYPES[kind] | member.mode) << 16 | (DOS_DIRECTORY if kind is MemberKind.DIRECTORY else 0)
     made_by = MADE_BY_UNIX << 8 | version
     record = _CENTRAL.pack(
@@ -245,12 +250,14 @@ def _end_records(count: int, start: int, size: int) -> bytes:
     """End of central directory, with the zip64 records before it when a value needs them."""
     end = struct.pack(
         "<LHHHHLLH",
-        END_SIGNATURE, 0, 0, min(count, LIMIT_16), min(count, LIMIT_16), min(size, LIMIT_32), min(start, LIMIT_32), 0,
+        END_SIGNATURE, 0, 0, min(count, LIMIT_16), min(count, LIMIT_16), _narrow(size), _narrow(start), 0,
     )  # fmt: skip
-    if count < LIMIT_16 and size < LIMIT_32 and start < LIMIT_32:
+    if count < LIMIT_16 and size < wide_from and start < wide_from:
         return end
     made_by = MADE_BY_UNIX << 8 | VERSION_ZIP64
-    wide = struct.pack(
-        "<LQHHLLQQQQ", ZIP64_END_SIGNATURE, 44, made_by, VERSION_ZIP64, 0, 0, count, count, size, start
-    )
+    wide = struct.pack("<LQHHLLQQQQ", ZIP64_END_SIGNATURE, 44, made_by, VERSION_ZIP64, 0, 0, count, count, size, start)
     return wide + struct.pack("<LLQL", ZIP64_LOCATOR_SIGNATURE, 0, start + size, 1) + end
+
+
+def _narrow(value: int) -> int:
+    return value if value < wide_from else LIMIT_32

@@ -17,7 +17,7 @@ _r = schema.request_ids
 
 @dataclass(frozen=True, slots=True)
 class RequestKey:
-    """A caller's request id, scoped to the principal and the method, and the fingerprint of the request it came with."""
+    """A caller's request id, scoped to principal and method, and the fingerprint of the request it came with."""
 
     principal: str
     method: str

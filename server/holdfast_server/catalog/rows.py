@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 __all__ = [
     "END_STATES",
@@ -57,9 +57,7 @@ class TaskState(StrEnum):
     CANCELLED = "CANCELLED"
 
 
-END_STATES = frozenset(
-    {TaskState.COMPLETED, TaskState.COMPLETED_WITH_WARNINGS, TaskState.FAILED, TaskState.CANCELLED}
-)
+END_STATES = frozenset({TaskState.COMPLETED, TaskState.COMPLETED_WITH_WARNINGS, TaskState.FAILED, TaskState.CANCELLED})
 LIVE_STATES = frozenset(TaskState) - END_STATES
 
 #: The documented graph: the only moves there are.
@@ -109,7 +107,7 @@ class _Row:
     __slots__ = ()
 
     @classmethod
-    def of(cls, mapping: Mapping[str, Any]) -> Any:
+    def of(cls, mapping: Mapping[Any, Any]) -> Self:
         return cls(**{f.name: mapping[f.name] for f in fields(cls)})  # type: ignore[arg-type]
 
     def values(self) -> dict[str, Any]:
@@ -232,8 +230,8 @@ class VerificationRow(_Row):
 class BackupRow(_Row):
     """One copy of one source.
 
-    `file_name`, `size` and `sha256` are written just before the archive is published, so that a later attempt can tell a
-    published archive from one that never was.
+    `file_name`, `size` and `sha256` are written just before the archive is published, so that a later attempt can
+    tell a published archive from one that never was.
     """
 
     backup_id: str

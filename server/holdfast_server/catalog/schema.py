@@ -1,7 +1,7 @@
 """The catalog's tables, for queries. The migrations make them; a test holds both together.
 
-Times are microseconds since the epoch (UTC). Paths are text in the escaped form of `storage.names` where people read them and
-raw bytes where files are opened. JSON columns hold what only whole rows are read for.
+Times are microseconds since the epoch (UTC). Paths are text in the escaped form of `storage.names` where people read
+them and raw bytes where files are opened. JSON columns hold what only whole rows are read for.
 """
 
 from __future__ import annotations

@@ -10,7 +10,15 @@ import sqlalchemy as sa
 from holdfast_server.catalog import schema
 from holdfast_server.catalog.rows import SourceRow
 
-__all__ = ["delete_source", "get_source", "get_sources", "insert_source", "list_sources", "paths_in_use", "update_source"]
+__all__ = [
+    "delete_source",
+    "get_source",
+    "get_sources",
+    "insert_source",
+    "list_sources",
+    "paths_in_use",
+    "update_source",
+]
 
 _s = schema.sources
 

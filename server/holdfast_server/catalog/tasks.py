@@ -72,6 +72,8 @@ def insert_task(connection: sa.Connection, row: TaskRow) -> TaskRow:
             [{"task_id": row.task_id, "source_id": s} for s in dict.fromkeys(row.source_ids)],
         )
     made = _bump(connection, row.task_id, row.create_time)
+    if made is None:
+        raise AssertionError("the row was inserted a moment ago")
     _append(connection, made, EventKind.STATE, made.snapshot(), row.create_time)
     return made
 
@@ -130,8 +132,7 @@ def pending_ahead(connection: sa.Connection, row: TaskRow) -> int:
         _t.c.priority > row.priority,
         sa.and_(
             _t.c.priority == row.priority,
-            sa.tuple_(_t.c.create_time, _t.c.task_id)
-            < sa.tuple_(sa.literal(row.create_time), sa.literal(row.task_id)),
+            sa.tuple_(_t.c.create_time, _t.c.task_id) < sa.tuple_(sa.literal(row.create_time), sa.literal(row.task_id)),
         ),
     )
     query = sa.select(sa.func.count()).where(_t.c.state == TaskState.PENDING, ahead)
@@ -175,11 +176,9 @@ def move(
     return row
 
 
-def update_attempt(connection: sa.Connection, task_id: str, attempt: int, **values: Any) -> bool:
+def update_attempt(connection: sa.Connection, task_id: str, fence: int, **values: Any) -> bool:
     """Set columns of a running attempt without an event; False when it is fenced."""
-    result = connection.execute(
-        _t.update().where(_t.c.task_id == task_id, _t.c.attempt == attempt).values(**values)
-    )
+    result = connection.execute(_t.update().where(_t.c.task_id == task_id, _t.c.attempt == fence).values(**values))
     return result.rowcount > 0
 
 
@@ -192,7 +191,7 @@ def record_progress(
     connection: sa.Connection, task_id: str, attempt: int, progress: dict[str, Any], now: int, **values: Any
 ) -> bool:
     """Write progress with its event and trim old ones; False when fenced."""
-    row = _bump(connection, task_id, now, attempt=attempt, progress=progress, **values)
+    row = _bump(connection, task_id, now, fence=attempt, progress=progress, **values)
     if row is None:
         return False
     _append(connection, row, EventKind.PROGRESS, progress, now)
@@ -215,7 +214,7 @@ def record_warnings(
 ) -> bool:
     """One WARNING event each; False when fenced."""
     for warning in warnings:
-        row = _bump(connection, task_id, now, attempt=attempt)
+        row = _bump(connection, task_id, now, fence=attempt)
         if row is None:
             return False
         _append(connection, row, EventKind.WARNING, warning, now)
@@ -223,15 +222,11 @@ def record_warnings(
 
 
 def events_after(connection: sa.Connection, task_id: str, sequence: int, limit: int = 1000) -> list[EventRow]:
-    query = (
-        _e.select().where(_e.c.task_id == task_id, _e.c.sequence > sequence).order_by(_e.c.sequence).limit(limit)
-    )
+    query = _e.select().where(_e.c.task_id == task_id, _e.c.sequence > sequence).order_by(_e.c.sequence).limit(limit)
     return [EventRow.of(row) for row in connection.execute(query).mappings()]
 
 
-def add_log_lines(
-    connection: sa.Connection, task_id: str, attempt: int, lines: Sequence[tuple[int, str, str]]
-) -> bool:
+def add_log_lines(connection: sa.Connection, task_id: str, attempt: int, lines: Sequence[tuple[int, str, str]]) -> bool:
     """Append (time, level, text) lines; False when fenced."""
     total = connection.execute(
         _t.update()
@@ -308,9 +303,7 @@ def list_problems(
 
 def _filtered(query: sa.Select[Any], chosen: TaskFilter) -> sa.Select[Any]:
     if chosen.source_id is not None:
-        by_source = sa.select(schema.task_sources.c.task_id).where(
-            schema.task_sources.c.source_id == chosen.source_id
-        )
+        by_source = sa.select(schema.task_sources.c.task_id).where(schema.task_sources.c.source_id == chosen.source_id)
         query = query.where(_t.c.task_id.in_(by_source))
     if chosen.kinds:
         query = query.where(_t.c.kind.in_(sorted(chosen.kinds)))
@@ -325,16 +318,16 @@ def _filtered(query: sa.Select[Any], chosen: TaskFilter) -> sa.Select[Any]:
     return query
 
 
-def _bump(connection: sa.Connection, task_id: str, now: int, *, attempt: int | None = None, **values: Any) -> Any:
+def _bump(
+    connection: sa.Connection, task_id: str, now: int, *, fence: int | None = None, **values: Any
+) -> TaskRow | None:
+    """The row with its next revision, or None when `fence` is no longer its attempt."""
     conditions = [_t.c.task_id == task_id]
-    if attempt is not None:
-        conditions.append(_t.c.attempt == attempt)
+    if fence is not None:
+        conditions.append(_t.c.attempt == fence)
     found = (
         connection.execute(
-            _t.update()
-            .where(*conditions)
-            .values(revision=_t.c.revision + 1, update_time=now, **values)
-            .returning(_t)
+            _t.update().where(*conditions).values(revision=_t.c.revision + 1, update_time=now, **values).returning(_t)
         )
         .mappings()
         .first()

@@ -135,8 +135,8 @@ def write_archive(
     """Write the source into the open, empty file, sync it and read it back.
 
     Raises Stopped when asked to, FailedPrecondition (SOURCE_UNREADABLE with `fail_on_error`, FOLDER_INSIDE_SOURCE),
-    DataLoss/CHECKSUM_MISMATCH when what was read back is not what was written, OSError from the archive's own disk. The file
-    is the caller's to remove then.
+    DataLoss/CHECKSUM_MISMATCH when what was read back is not what was written, OSError from the archive's own disk.
+    The file is the caller's to remove then.
     """
     progress.begin("writing")
     with os.fdopen(os.dup(partial_fd), "r+b", buffering=0) as file:
@@ -281,8 +281,8 @@ class _ArchiveJob:
     def _counted_blocks(self, reader: FileReader) -> Any:
         for block in reader.blocks():
             self._control.check()
+            self._progress.count(len(block))  # before the yield: the writer asks for no block past the last
             yield block
-            self._progress.count(len(block))
 
     def _added(
         self,
@@ -340,9 +340,7 @@ def _refuse_forbidden(plan: ArchivePlan, entry: TreeEntry) -> None:
         )
 
 
-def _member(
-    path: bytes, kind: MemberKind, status: os.stat_result, *, size: int = 0, target: bytes = b""
-) -> Member:
+def _member(path: bytes, kind: MemberKind, status: os.stat_result, *, size: int = 0, target: bytes = b"") -> Member:
     return Member(
         path=path,
         kind=kind,

@@ -1,7 +1,7 @@
 """How the outside steers running work, and how the work tells where it is.
 
-The core asks `Control.check` between blocks of at most 8 MiB and in every wait; it raises, and the core undoes its work on
-the way out. `Progress` is written by the one thread that does the work and read by whoever reports it.
+The core asks `Control.check` between blocks of at most 8 MiB and in every wait; it raises, and the core undoes its
+work on the way out. `Progress` is written by the one thread that does the work and read by whoever reports it.
 """
 
 from __future__ import annotations

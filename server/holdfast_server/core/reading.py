@@ -1,7 +1,7 @@
 """Reading a source's files so that a backup holds each in one state.
 
-A file is compared with itself before and after it was read (size, mtime, ctime, inode). One that changed meanwhile is read
-again, at most three times; then it is kept with a warning and marked in the manifest.
+A file is compared with itself before and after it was read (size, mtime, ctime, inode). One that changed meanwhile is
+read again, at most three times; then it is kept with a warning and marked in the manifest.
 """
 
 from __future__ import annotations

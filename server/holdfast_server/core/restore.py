@@ -1,8 +1,8 @@
 """Restoring an archive into a new folder: everything is extracted and proved in staging before anything appears.
 
-Staging is a folder inside the target, so on its filesystem. Only when every file's hash agreed with the manifest and all of it
-is on the disk are the entries moved up, without replacing anything. A restore that stopped while moving is finished by
-the next attempt; one that stopped before leaves nothing.
+Staging is a folder inside the target, so on its filesystem. Only when every file's hash agreed with the manifest and
+all of it is on the disk are the entries moved up, without replacing anything. A restore that stopped while moving is
+finished by the next attempt; one that stopped before leaves nothing.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ def extract_to_staging(
 ) -> Restored:
     """Extract into a new staging folder below the target and prove all of it.
 
-    Raises ResourceExhausted/DISK_FULL before anything is written when the content cannot fit, NotFound/ENTRY_NOT_FOUND for a
-    path that the backup does not hold, and what `archive.extract` raises. The caller removes staging then.
+    Raises ResourceExhausted/DISK_FULL before anything is written when the content cannot fit,
+    NotFound/ENTRY_NOT_FOUND for a path that the backup does not hold, and what `archive.extract` raises. The caller
+    removes staging then.
     """
     if not paths:
         _check_space(root_fd, original_size)
@@ -108,9 +109,7 @@ def extract_to_staging(
         )
         if select is not None and select.unmet:
             missing = escape(select.unmet[0])
-            raise NotFound(
-                Reason.ENTRY_NOT_FOUND, f"the backup holds no entry {missing}", metadata={"path": missing}
-            )
+            raise NotFound(Reason.ENTRY_NOT_FOUND, f"the backup holds no entry {missing}", metadata={"path": missing})
         progress.begin("syncing")
         sync_filesystem(staging_fd)
         return _restored(found)

@@ -44,7 +44,8 @@ class StoredArchive:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What was really read: files and bytes of the source unpacked and hashed (0 at lower levels), and the file's hash."""
+    """What was really read: files and bytes of the source unpacked and hashed (0 at lower levels), and the file's
+    hash."""
 
     files: int
     bytes: int
@@ -54,8 +55,8 @@ class Proof:
 def open_archive(archive: StoredArchive) -> BinaryIO:
     """Open the stored file for reading, by name below its opened folder.
 
-    Raises Unavailable/STORAGE_UNREACHABLE when the folder is not there, DataLoss/ARCHIVE_MISSING when only the file is gone
-    or is no regular file, DataLoss/CHECKSUM_MISMATCH when its size is another.
+    Raises Unavailable/STORAGE_UNREACHABLE when the folder is not there, DataLoss/ARCHIVE_MISSING when only the file
+    is gone or is no regular file, DataLoss/CHECKSUM_MISMATCH when its size is another.
     """
     shown = escape(archive.path)
     try:
@@ -68,7 +69,7 @@ def open_archive(archive: StoredArchive) -> BinaryIO:
         ) from error
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        file = open(os.open(archive.file_name, flags, dir_fd=folder_fd), "rb", buffering=0)
+        file = os.fdopen(os.open(archive.file_name, flags, dir_fd=folder_fd), "rb", buffering=0)
     except OSError as error:
         raise DataLoss(
             Reason.ARCHIVE_MISSING, f"{shown} cannot be opened: {error.strerror}", metadata={"path": shown}
@@ -83,7 +84,7 @@ def open_archive(archive: StoredArchive) -> BinaryIO:
             f"{shown} has {size} bytes, {archive.size} were written",
             metadata={"path": shown, "size": str(size), "expected_size": str(archive.size)},
         )
-    return file  # type: ignore[return-value]
+    return file
 
 
 def verify_stored(archive: StoredArchive, level: VerifyLevel, control: Control, progress: Progress) -> Proof:

@@ -7,7 +7,8 @@ from typing import Any
 
 import grpc
 
-from holdfast.v1 import backup_pb2, backup_service_pb2 as pb, backup_service_pb2_grpc, download_pb2, task_pb2
+from holdfast.v1 import backup_pb2, backup_service_pb2_grpc, download_pb2, task_pb2
+from holdfast.v1 import backup_service_pb2 as pb
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.catalog import backups
 from holdfast_server.catalog.requests import RequestKey
@@ -45,9 +46,7 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
         del context
         return task_message(self._create(request))
 
-    def RunBackup(
-        self, request: pb.RunBackupRequest, context: grpc.ServicerContext
-    ) -> Iterator[task_pb2.TaskEvent]:
+    def RunBackup(self, request: pb.RunBackupRequest, context: grpc.ServicerContext) -> Iterator[task_pb2.TaskEvent]:
         row = self._create(request)
         context.send_initial_metadata((("holdfast-task-id", row.task_id),))
         yield from stream_task(self._services, row.task_id, None, context)
@@ -59,9 +58,7 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
             proofs = backups.verifications_of(connection, [row.backup_id])
         return backup_message(row, proofs.get(row.backup_id, []))
 
-    def ListBackups(
-        self, request: pb.ListBackupsRequest, context: grpc.ServicerContext
-    ) -> pb.ListBackupsResponse:
+    def ListBackups(self, request: pb.ListBackupsRequest, context: grpc.ServicerContext) -> pb.ListBackupsResponse:
         del context
         refuse_unbuilt(request, "repository_id", "show_deleted")
         limit, position = page_limit(request.page_size), parse_page_token(request)
@@ -87,9 +84,7 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
         if name not in VerifyLevel.__members__:
             raise not_available("level", f"level {name} is not available in this version")
         key = request_key(request, "VerifyBackup", current_principal().name, {"level": name})
-        row = self._services.verifications.create(
-            request.backup_id, VerifyLevel(name), current_principal().name, key
-        )
+        row = self._services.verifications.create(request.backup_id, VerifyLevel(name), current_principal().name, key)
         return task_message(row)
 
     def DownloadBackup(

@@ -65,10 +65,10 @@ def source_message(row: SourceRow, latest: tuple[int, int | None] | None = None)
     """`latest`: times of the newest completed backup and of the newest proof."""
     return source_pb2.Source(
         source_id=row.source_id,
-        kind=source_pb2.SourceKind.Value(f"SOURCE_KIND_{row.kind}"),
+        kind=f"SOURCE_KIND_{row.kind}",
         display_name=row.display_name,
         path=escape(row.path),
-        state=source_pb2.SourceState.Value(f"SOURCE_STATE_{row.state}"),
+        state=f"SOURCE_STATE_{row.state}",
         ignore=row.ignore,
         create_time=timestamp(row.create_time),
         update_time=timestamp(row.update_time),
@@ -84,9 +84,9 @@ def task_message(
     t = task.snapshot() if isinstance(task, TaskRow) else task
     message = task_pb2.Task(
         task_id=t["task_id"],
-        kind=task_pb2.TaskKind.Value(f"TASK_KIND_{t['kind']}"),
-        state=task_pb2.TaskState.Value(f"TASK_STATE_{t['state']}"),
-        origin=task_pb2.TaskOrigin.Value(f"TASK_ORIGIN_{t['origin']}"),
+        kind=f"TASK_KIND_{t['kind']}",
+        state=f"TASK_STATE_{t['state']}",
+        origin=f"TASK_ORIGIN_{t['origin']}",
         source_ids=t["source_ids"][:_SHOWN],
         source_count=t["source_count"],
         create_time=timestamp(t["create_time"]),
@@ -117,7 +117,7 @@ def _put_result(message: task_pb2.Task, kind: str, result: Mapping[str, Any]) ->
         values = {k: v for k, v in result.items() if k != "sources"}
         message.backup_result.CopyFrom(task_pb2.BackupResult(**values, sources=outcomes))
     elif kind == "VERIFY":
-        level = backup_pb2.VerifyLevel.Value(f"VERIFY_LEVEL_{result['level']}")
+        level = f"VERIFY_LEVEL_{result['level']}"
         message.verify_result.CopyFrom(task_pb2.VerifyResult(**{**result, "level": level}))
     elif kind == "RESTORE":
         plan = restore_pb2.RestorePlan(**result["plan"])
@@ -165,7 +165,7 @@ def problem_message(p: ProblemRow | Mapping[str, Any]) -> task_pb2.TaskProblem:
 
 
 def event_message(delivery: Delivery) -> task_pb2.TaskEvent:
-    kind = task_pb2.TaskEventKind.Value(f"TASK_EVENT_KIND_{delivery.kind}")
+    kind = f"TASK_EVENT_KIND_{delivery.kind}"
     event = task_pb2.TaskEvent(
         task_id=delivery.task_id,
         sequence=delivery.sequence,
@@ -179,9 +179,7 @@ def event_message(delivery: Delivery) -> task_pb2.TaskEvent:
         event.progress.CopyFrom(progress_message(delivery.payload))
     elif delivery.kind == "WARNING":
         problem = problem_message(delivery.payload["problem"])
-        event.warning.CopyFrom(
-            task_pb2.TaskWarning(problem=problem, warning_count=delivery.payload["warning_count"])
-        )
+        event.warning.CopyFrom(task_pb2.TaskWarning(problem=problem, warning_count=delivery.payload["warning_count"]))
     return event
 
 
@@ -202,8 +200,8 @@ def backup_message(row: BackupRow, verifications: Sequence[VerificationRow] = ()
         backup_id=row.backup_id,
         name=row.name,
         source_id=row.source_id,
-        kind=backup_pb2.BackupKind.Value(f"BACKUP_KIND_{row.kind}"),
-        state=backup_pb2.BackupState.Value(f"BACKUP_STATE_{row.state}"),
+        kind=f"BACKUP_KIND_{row.kind}",
+        state=f"BACKUP_STATE_{row.state}",
         size=row.size,
         sha256=row.sha256 or "",
         locked=row.locked,
@@ -216,7 +214,7 @@ def backup_message(row: BackupRow, verifications: Sequence[VerificationRow] = ()
         verifications=[_verification_message(one) for one in verifications[-_SHOWN:]],
         task_id=row.task_id,
         complete=bool(row.complete),
-        format=backup_pb2.ArchiveFormat.Value(f"ARCHIVE_FORMAT_{row.format}"),
+        format=f"ARCHIVE_FORMAT_{row.format}",
     )
 
 
@@ -243,7 +241,7 @@ def _statistics_message(s: Mapping[str, Any]) -> backup_pb2.BackupStatistics:
 def _verification_message(row: VerificationRow) -> backup_pb2.Verification:
     return backup_pb2.Verification(
         time=timestamp(row.time),
-        level=backup_pb2.VerifyLevel.Value(f"VERIFY_LEVEL_{row.level}"),
+        level=f"VERIFY_LEVEL_{row.level}",
         ok=row.ok,
         files_checked=row.files_checked,
         bytes_checked=row.bytes_checked,

@@ -20,8 +20,8 @@ _CHUNK = 1 << 20
 def archive_parts(archive: StoredArchive, offset: int) -> Iterator[download_pb2.DownloadPart]:
     """A stored archive from `offset`; the digest is that of the whole file.
 
-    Raises InvalidArgument for an offset past the end, DataLoss/CHECKSUM_MISMATCH instead of the digest when the bytes read
-    are not those that were written (known only when they are read from the start).
+    Raises InvalidArgument for an offset past the end, DataLoss/CHECKSUM_MISMATCH instead of the digest when the bytes
+    read are not those that were written (known only when they are read from the start).
     """
     if offset > archive.size:
         raise invalid_field("offset", f"is {offset}, the archive has {archive.size} bytes")

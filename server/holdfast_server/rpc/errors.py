@@ -1,8 +1,8 @@
 """The one table from errors to gRPC status codes, and how an error travels.
 
-The trailers carry `google.rpc.Status` with exactly one `ErrorInfo(reason, domain, metadata)`, plus `BadRequest` for wrong
-fields and `RetryInfo` where waiting helps (AIP-193). Anything unforeseen becomes INTERNAL with a generic text; the detail stays
-in the server's log under the request id.
+The trailers carry `google.rpc.Status` with exactly one `ErrorInfo(reason, domain, metadata)`, plus `BadRequest` for
+wrong fields and `RetryInfo` where waiting helps (AIP-193). Anything unforeseen becomes INTERNAL with a generic text;
+the detail stays in the server's log under the request id.
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ def to_status(error: HoldfastError) -> status_pb2.Status:
         wrapped = any_pb2.Any()
         wrapped.Pack(detail)
         packed.append(wrapped)
-    return status_pb2.Status(
-        code=getattr(code_pb2, code.name), message=_cut(error.message), details=packed
-    )
+    return status_pb2.Status(code=getattr(code_pb2, code.name), message=_cut(error.message), details=packed)
 
 
 def _cut(text: str) -> str:

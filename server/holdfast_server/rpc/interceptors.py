@@ -14,10 +14,10 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from holdfast_server.auth import Authenticator, Principal
-from holdfast_server.errors import HoldfastError, Reason, ResourceExhausted, invalid_field
+from holdfast_server.errors import HoldfastError, Reason, ResourceExhausted, Unimplemented, invalid_field
 from holdfast_server.rpc.errors import abort, internal
 
-__all__ = ["CallInterceptor", "StreamPlaces", "current_principal"]
+__all__ = ["CallInterceptor", "StreamPlaces", "current_principal", "not_built"]
 
 _log = logging.getLogger(__name__)
 
@@ -67,9 +67,16 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler | None:
         handler = continuation(details)
-        if handler is None or handler.request_streaming:
-            return handler
+        if handler is None:
+            return None
         public = details.method.startswith(self._open)
+        if handler.request_streaming:
+            # Only reflection streams both ways; its requests are no messages of ours.
+            return grpc.stream_stream_rpc_method_handler(
+                self._stream(handler.stream_stream, public, details.method),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._stream(handler.unary_stream, public, details.method),
@@ -91,26 +98,31 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
                 return behaviour(request, context)
             except HoldfastError as error:
                 abort(context, error)
-            except Exception as error:  # defects must not leak to callers
+            except NotImplementedError:
+                abort(context, not_built(method))
+            except Exception as error:  # noqa: BLE001  defects must not leak to callers
                 self._defect(context, method, request_id, error)
 
         return call
 
     def _stream(self, behaviour: Callable[..., Any], public: bool, method: str) -> Callable[..., Any]:
-        def call(request: Message, context: grpc.ServicerContext) -> Iterator[Any]:
+        def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             request_id = self._enter(context)
             placed = False
             try:
                 if not public:
                     self._admit(request, context)
-                    self._places.take()
-                    placed = True
+                # Public streams take a place too: each holds a thread, whoever asks.
+                self._places.take()
+                placed = True
                 yield from behaviour(request, context)
             except HoldfastError as error:
                 abort(context, error)
+            except NotImplementedError:
+                abort(context, not_built(method))
             except GeneratorExit:
                 raise
-            except Exception as error:  # defects must not leak to callers
+            except Exception as error:  # noqa: BLE001  defects must not leak to callers
                 self._defect(context, method, request_id, error)
             finally:
                 if placed:
@@ -123,10 +135,11 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         context.set_trailing_metadata((("holdfast-request-id", request_id),))
         return request_id
 
-    def _admit(self, request: Message, context: grpc.ServicerContext) -> None:
+    def _admit(self, request: Any, context: grpc.ServicerContext) -> None:
         values = [str(value) for key, value in context.invocation_metadata() if key == "authorization"]
         _principal.set(self._authenticator.authenticate(values))
-        refuse_unknown_fields(request)
+        if isinstance(request, Message):
+            refuse_unknown_fields(request)
 
     def _defect(self, context: grpc.ServicerContext, method: str, request_id: str, error: Exception) -> None:
         if not context.is_active() or context.code() is not None:
@@ -135,12 +148,18 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         abort(context, internal(request_id))
 
 
+def not_built(method: str) -> HoldfastError:
+    """A call that is in the protos and not served yet. `method` as in `/holdfast.v1.BackupService/DiffBackups`."""
+    name = method.rpartition(".")[2].replace("/", ".")
+    return Unimplemented(Reason.NOT_AVAILABLE, f"{name} is not available in this version", metadata={"method": name})
+
+
 def refuse_unknown_fields(message: Message, path: str = "") -> None:
     """A field this version does not know may carry a condition that must not be ignored.
 
     Raises InvalidArgument/INVALID_FIELD with the field's number.
     """
-    for unknown in UnknownFieldSet(message):
+    for unknown in UnknownFieldSet(message):  # type: ignore[attr-defined]
         where = f"{path}#{unknown.field_number}"
         raise invalid_field(where, f"this version of the service does not know field {unknown.field_number} here")
     for field, value in message.ListFields():

@@ -45,7 +45,8 @@ def parse_relative(text: str, field: str) -> bytes:
 
 
 def enum_name(enum: Any, value: int, field: str, default: str | None = None) -> str:
-    """The short name of an enum value, such as ZIP. Unset takes the default; unknown and unset without one are refused."""
+    """The short name of an enum value, such as ZIP. Unset takes the default; unknown and unset without one are
+    refused."""
     prefix = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.DESCRIPTOR.name).upper() + "_"
     if value == 0:
         if default is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 
 from holdfast.v1 import (
@@ -46,11 +48,12 @@ NOT_BUILT_FILES = tuple(
 
 def register_services(server: grpc.Server, services: Services) -> list[str]:
     """Add every servicer; gives the full names of their services."""
-    source_service_pb2_grpc.add_SourceServiceServicer_to_server(SourceServicer(services), server)
-    backup_service_pb2_grpc.add_BackupServiceServicer_to_server(BackupServicer(services), server)
-    restore_service_pb2_grpc.add_RestoreServiceServicer_to_server(RestoreServicer(services), server)
-    task_service_pb2_grpc.add_TaskServiceServicer_to_server(TaskServicer(services), server)
-    return [
-        f"holdfast.v1.{name}Service"
-        for name in ("Source", "Backup", "Restore", "Task")
-    ]
+    served: dict[str, tuple[Any, object]] = {
+        "Source": (source_service_pb2_grpc.add_SourceServiceServicer_to_server, SourceServicer(services)),
+        "Backup": (backup_service_pb2_grpc.add_BackupServiceServicer_to_server, BackupServicer(services)),
+        "Restore": (restore_service_pb2_grpc.add_RestoreServiceServicer_to_server, RestoreServicer(services)),
+        "Task": (task_service_pb2_grpc.add_TaskServiceServicer_to_server, TaskServicer(services)),
+    }
+    for add, servicer in served.values():
+        add(servicer, server)
+    return [f"holdfast.v1.{name}Service" for name in served]

@@ -1,7 +1,7 @@
 """The gRPC server: its limits, its services, health and reflection.
 
-Figures for the channel options come from docs/architecture.md ("Frozen clients"): without `http2.ping_timeout_ms` a frozen
-client holds its thread for a minute although keepalive is on.
+Figures for the channel options come from docs/architecture.md ("Frozen clients"): without `http2.ping_timeout_ms` a
+frozen client holds its thread for a minute although keepalive is on.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from holdfast_server.errors import HoldfastError, Reason, Unimplemented
 from holdfast_server.rpc.errors import abort
-from holdfast_server.rpc.interceptors import CallInterceptor
+from holdfast_server.rpc.interceptors import CallInterceptor, not_built
 
 __all__ = ["Edge", "NotBuiltYet", "build_server"]
 
@@ -59,32 +58,28 @@ class Edge:
     def stop(self, grace: float) -> threading.Event:
         """Say NOT_SERVING, take no more calls, give running ones `grace` seconds."""
         self.health.enter_graceful_shutdown()
-        return self.server.stop(grace)
+        stopped: threading.Event = self.server.stop(grace)
+        return stopped
 
 
 class NotBuiltYet(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Answers calls of services that are in the protos and not served yet: UNIMPLEMENTED/NOT_AVAILABLE, by name."""
 
     def __init__(self, files: Sequence[FileDescriptor], served: Sequence[str]) -> None:
-        self._methods = {
-            f"/{service.full_name}/{method.name}": method
+        self._methods = frozenset(
+            f"/{service.full_name}/{method.name}"
             for file in files
             for service in file.services_by_name.values()
             if service.full_name not in served
             for method in service.methods
-        }
+        )
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        method = self._methods.get(details.method)
-        if method is None:
+        if details.method not in self._methods:
             return None
-        name = f"{method.containing_service.name}.{method.name}"
 
         def refuse(_request: bytes, context: grpc.ServicerContext) -> None:
-            error: HoldfastError = Unimplemented(
-                Reason.NOT_AVAILABLE, f"{name} is not available in this version", metadata={"method": name}
-            )
-            abort(context, error)
+            abort(context, not_built(details.method))
 
         return grpc.unary_unary_rpc_method_handler(refuse)
 
@@ -103,9 +98,7 @@ def build_server(
     `register` adds the servicers and gives the full names of their services.
     """
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc")
-    server = grpc.server(
-        pool, interceptors=[interceptor], options=OPTIONS, compression=grpc.Compression.NoCompression
-    )
+    server = grpc.server(pool, interceptors=[interceptor], options=OPTIONS, compression=grpc.Compression.NoCompression)
     services = tuple(register(server))
     server.add_generic_rpc_handlers((not_built(services),))
     health_servicer = health.HealthServicer()

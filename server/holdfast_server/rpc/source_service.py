@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import grpc
 
-from holdfast.v1 import source_pb2, source_service_pb2 as pb, source_service_pb2_grpc
+from holdfast.v1 import source_pb2, source_service_pb2_grpc
+from holdfast.v1 import source_service_pb2 as pb
 from holdfast_server.catalog import backups, sources
 from holdfast_server.catalog.rows import SourceKind, SourceRow
 from holdfast_server.rpc.convert import source_message
@@ -61,9 +62,7 @@ class SourceServicer(source_service_pb2_grpc.SourceServiceServicer):
         del context
         return self._messages([self._services.sources.get(request.source_id)])[0]
 
-    def ListSources(
-        self, request: pb.ListSourcesRequest, context: grpc.ServicerContext
-    ) -> pb.ListSourcesResponse:
+    def ListSources(self, request: pb.ListSourcesRequest, context: grpc.ServicerContext) -> pb.ListSourcesResponse:
         del context
         limit, position = page_limit(request.page_size), parse_page_token(request)
         kinds = [enum_name(source_pb2.SourceKind, kind, "kinds") for kind in request.kinds]
@@ -76,9 +75,7 @@ class SourceServicer(source_service_pb2_grpc.SourceServiceServicer):
         more = page_token([page[-1].source_id], request) if len(rows) > limit else ""
         return pb.ListSourcesResponse(sources=self._messages(page), next_page_token=more)
 
-    def UpdateSource(
-        self, request: pb.UpdateSourceRequest, context: grpc.ServicerContext
-    ) -> source_pb2.Source:
+    def UpdateSource(self, request: pb.UpdateSourceRequest, context: grpc.ServicerContext) -> source_pb2.Source:
         del context
         row = self._services.sources.update(
             request.source_id,

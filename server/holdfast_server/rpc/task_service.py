@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import grpc
 
-from holdfast.v1 import download_pb2, task_pb2, task_service_pb2 as pb, task_service_pb2_grpc
+from holdfast.v1 import download_pb2, task_pb2, task_service_pb2_grpc
+from holdfast.v1 import task_service_pb2 as pb
 from holdfast_server.catalog import tasks
 from holdfast_server.catalog.rows import LogRow, TaskRow
 from holdfast_server.errors import Reason, Unavailable, invalid_field
@@ -42,7 +43,8 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         before = (int(position[0]), str(position[1])) if position else None
         with self._services.database.read() as connection:
             rows = tasks.list_tasks(connection, _filter(request), limit=limit + 1, before=before)
-        messages, size = [], 0
+        messages: list[task_pb2.Task] = []
+        size = 0
         for row in rows[:limit]:
             message = self._shown(self._services.engine.honest(row))
             size += message.ByteSize()
@@ -69,19 +71,13 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             )
         page = rows[:limit]
         more = page_token([page[-1].number], request) if len(rows) > limit else ""
-        return pb.ListTaskProblemsResponse(
-            problems=[problem_message(row) for row in page], next_page_token=more
-        )
+        return pb.ListTaskProblemsResponse(problems=[problem_message(row) for row in page], next_page_token=more)
 
-    def WatchTask(
-        self, request: pb.WatchTaskRequest, context: grpc.ServicerContext
-    ) -> Iterator[task_pb2.TaskEvent]:
+    def WatchTask(self, request: pb.WatchTaskRequest, context: grpc.ServicerContext) -> Iterator[task_pb2.TaskEvent]:
         after = request.after_sequence if request.HasField("after_sequence") else None
         yield from stream_task(self._services, request.task_id, after, context)
 
-    def WatchTasks(
-        self, request: pb.WatchTasksRequest, context: grpc.ServicerContext
-    ) -> Iterator[task_pb2.TaskEvent]:
+    def WatchTasks(self, request: pb.WatchTasksRequest, context: grpc.ServicerContext) -> Iterator[task_pb2.TaskEvent]:
         kinds = {enum_name(task_pb2.TaskKind, kind, "kinds") for kind in request.kinds}
         source_ids = set(request.source_ids)
 

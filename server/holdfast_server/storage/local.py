@@ -116,8 +116,8 @@ def publish(dir_fd: int, temporary: bytes, final: bytes) -> None:
 def move(from_fd: int, name: bytes, to_fd: int) -> None:
     """Rename an entry, a folder with all it holds too, from one opened directory to another without replacing.
 
-    `FileExistsError` when the name is taken there. Durable once both directories are synced, which is the caller's. Where the
-    file system cannot rename without replacing, the name is looked for first.
+    `FileExistsError` when the name is taken there. Durable once both directories are synced, which is the caller's.
+    Where the file system cannot rename without replacing, the name is looked for first.
     """
     try:
         syscalls.rename_without_replace(from_fd, name, name, to_fd=to_fd)

@@ -1,7 +1,8 @@
 """The BACKUP task: one call, any number of sources, one archive each.
 
-`BackupOrders` checks and files an order in the edge; `BackupHandler` does the work in a worker. A source that fails does not
-stop the others: the task ends COMPLETED_WITH_WARNINGS when at least one archive came to be, FAILED when none did.
+`BackupOrders` checks and files an order in the edge; `BackupHandler` does the work in a worker. A source that fails
+does not stop the others: the task ends COMPLETED_WITH_WARNINGS when at least one archive came to be, FAILED when none
+did.
 """
 
 from __future__ import annotations
@@ -96,9 +97,7 @@ class BackupOrder:
 class BackupOrders:
     """Files backup orders. Thread-safe."""
 
-    def __init__(
-        self, database: Database, engine: TaskEngine, policy: FolderPolicy, clock: Clock
-    ) -> None:
+    def __init__(self, database: Database, engine: TaskEngine, policy: FolderPolicy, clock: Clock) -> None:
         self._database = database
         self._engine = engine
         self._policy = policy
@@ -208,7 +207,9 @@ def _choose(connection: sa.Connection, order: BackupOrder) -> list[SourceRow]:
         if not chosen:
             raise FailedPrecondition(Reason.NO_SOURCES, "there is no active wallet to back up")
         if len(chosen) > _MAX_SOURCES:
-            raise invalid_field("all_wallets", f"there are more than {_MAX_SOURCES} wallets; name them in several calls")
+            raise invalid_field(
+                "all_wallets", f"there are more than {_MAX_SOURCES} wallets; name them in several calls"
+            )
         return chosen
     found = sources.get_sources(connection, order.source_ids)
     for source_id in order.source_ids:
@@ -258,7 +259,13 @@ class BackupHandler:
     """Does BACKUP tasks in a worker."""
 
     def __init__(
-        self, database: Database, policy: FolderPolicy, pool: CompressorPool, clock: Clock, data_dir: bytes, software: str
+        self,
+        database: Database,
+        policy: FolderPolicy,
+        pool: CompressorPool,
+        clock: Clock,
+        data_dir: bytes,
+        software: str,
     ) -> None:
         self._database = database
         self._policy = policy
@@ -313,7 +320,9 @@ class BackupHandler:
     def abandon(self, connection: sa.Connection, run: TaskRun, failed: bool) -> None:
         """Unfinished backups become FAILED, or are forgotten when the task was cancelled."""
         if not failed:
-            completed = [r for r in backups.backups_of_task(connection, run.task_id) if r.state == BackupState.COMPLETED]
+            completed = [
+                r for r in backups.backups_of_task(connection, run.task_id) if r.state == BackupState.COMPLETED
+            ]
             run.left_behind += [escape(row.storage_path) for row in completed]
             backups.delete_unfinished(connection, run.task_id)
             return
@@ -363,7 +372,9 @@ class BackupHandler:
         run.log(f"scanned: {files} files, {size} bytes")
         return outcomes
 
-    def _back_up(self, run: TaskRun, entry: dict[str, Any], *, last: bool, number: int) -> tuple[_Outcome, _Commit | None]:
+    def _back_up(
+        self, run: TaskRun, entry: dict[str, Any], *, last: bool, number: int
+    ) -> tuple[_Outcome, _Commit | None]:
         """One source from reading to publishing. The last one's catalog row is left to the task's own end."""
         request = run.row.request
         source_id, backup_id = entry["source_id"], entry["backup_id"]
@@ -451,7 +462,9 @@ class BackupHandler:
                 os.close(fd)
 
     def _failed(self, run: TaskRun, entry: dict[str, Any], error: HoldfastError | OSError) -> _Outcome:
-        failure = error if isinstance(error, HoldfastError) else translate_os_error(error, f"backing up {entry['source_id']}")
+        failure = (
+            error if isinstance(error, HoldfastError) else translate_os_error(error, f"backing up {entry['source_id']}")
+        )
         run.log(f"{entry['source_id']}: failed: {failure.message} ({failure.reason})", "ERROR")
         if not run.row.dry_run:
             with run.guarded() as connection:

@@ -1,8 +1,9 @@
 """Creating, admitting, taking over and cancelling tasks: the rules, each one transaction.
 
-A task is PENDING until `admit` finds its locks free, holds them and hands an attempt to the queue. A worker claims the attempt
-(`tasks.run`) and keeps a lease on it. When the lease ends, `tick` raises the attempt, which fences the old one, and hands
-it to the queue again. `tick` runs every second in the edge and in every worker; whoever comes first does the work.
+A task is PENDING until `admit` finds its locks free, holds them and hands an attempt to the queue. A worker claims
+the attempt (`tasks.run`) and keeps a lease on it. When the lease ends, `tick` raises the attempt, which fences the
+old one, and hands it to the queue again. `tick` runs every second in the edge and in every worker; whoever comes
+first does the work.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class TaskEngine:
     def create(self, make: Callable[[sa.Connection], NewTask], key: RequestKey | None) -> TaskRow:
         """Make a task, or give back the one that the same request made before.
 
-        `make` checks the state of the world and says what to create, inside the transaction that creates it. Raises what
-        `make` raises, and AlreadyExists/REQUEST_ID_REUSED.
+        `make` checks the state of the world and says what to create, inside the transaction that creates it. Raises
+        what `make` raises, and AlreadyExists/REQUEST_ID_REUSED.
         """
         with self._database.write() as connection:
             if key is not None and (known := recall(connection, key)) is not None:
@@ -215,7 +216,7 @@ class TaskEngine:
             self._dispatch(connection, replace(present, attempt=row.attempt + 1))
 
     def _admit(self, connection: sa.Connection) -> None:
-        pending = [row for row in tasks.pending_tasks(connection)]
+        pending = tasks.pending_tasks(connection)
         waiting = [row for row in pending if row.dispatch_time is None]
         if not waiting:
             return
@@ -245,9 +246,7 @@ class TaskEngine:
         return row
 
 
-def conflicts(
-    wishes: Sequence[LockWish], others: Sequence[tuple[str, str, LockMode]]
-) -> list[tuple[str, str]]:
+def conflicts(wishes: Sequence[LockWish], others: Sequence[tuple[str, str, LockMode]]) -> list[tuple[str, str]]:
     """(resource, task_id) of every lock of `others` that stands against a wish: unless both are SHARED."""
     modes = {wish.resource: wish.mode for wish in wishes}
     return [

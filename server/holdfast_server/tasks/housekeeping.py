@@ -23,8 +23,8 @@ _AT_A_TIME = 500
 
 @dataclass(frozen=True, slots=True)
 class Housekeeper:
-    """Removes ended tasks with their events, logs and problems after `history_days`, old request ids, progress events of
-    ended tasks, silent workers, and the queue's own records."""
+    """Removes ended tasks with their events, logs and problems after `history_days`, old request ids, progress events
+    of ended tasks, silent workers, and the queue's own records."""
 
     database: Database
     dispatcher: Dispatcher
@@ -38,9 +38,7 @@ class Housekeeper:
         with self.database.write() as connection:
             workers.forget_workers(connection, now - _DAY)
             connection.execute(
-                schema.request_ids.delete().where(
-                    schema.request_ids.c.create_time < now - self.request_id_days * _DAY
-                )
+                schema.request_ids.delete().where(schema.request_ids.c.create_time < now - self.request_id_days * _DAY)
             )
         ended = sa.select(schema.tasks.c.task_id).where(schema.tasks.c.state.in_(sorted(END_STATES)))
         with self.database.write() as connection:

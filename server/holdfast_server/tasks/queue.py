@@ -97,8 +97,8 @@ class DbosQueue:
 class DbosConsumer:
     """The consuming side: one per worker process.
 
-    `owner` is fresh for every process, so that DBOS's own start-up recovery never finds anything to recover: a shared id
-    would run one task twice.
+    `owner` is fresh for every process, so that DBOS's own start-up recovery never finds anything to recover: a shared
+    id would run one task twice.
     """
 
     def __init__(self, url: str, owner: str, concurrency: dict[str, int], execute: Callable[[str, int], str]) -> None:
@@ -117,7 +117,7 @@ class DbosConsumer:
             }
         )
 
-        @DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=None)
+        @DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=None)  # type: ignore[untyped-decorator]
         def run_task(task_id: str, attempt: int) -> str:
             return execute(task_id, attempt)
 

@@ -123,7 +123,7 @@ class RestoreHandler:
         if not paths:
             run.progress.set_totals(size, files, work=1.0)
         if run.row.dry_run:
-            return self._plan(run, row, folder)
+            return self._plan(row, folder)
         run.log(f"restoring {escape(row.storage_path)} to {escape(folder)}")
         archive = as_archive(row)
         staging = staging_name(run.task_id, run.attempt)
@@ -134,7 +134,9 @@ class RestoreHandler:
                     original_size=size, paths=paths, control=run.control, progress=run.progress,
                 )  # fmt: skip
                 for warning in found.warnings:
-                    run.problem(Problem(b"", "RESTORED_WITH_WARNING", warning), source_id=row.source_id, backup_id=row.backup_id)
+                    run.problem(
+                        Problem(b"", "RESTORED_WITH_WARNING", warning), source_id=row.source_id, backup_id=row.backup_id
+                    )
                 self._commit_to_applying(run, found, staging)
                 apply_staging(root.fd, staging, found.root, lambda: None)
             except BaseException:
@@ -142,11 +144,13 @@ class RestoreHandler:
                     run.cleanup.removed(*remove_staging(root.fd, staging))
                     self._remove_root(run, folder)
                 raise
-        return self._outcome(run, row, folder, _counts(found), found.warning_count)
+        return self._outcome(row, folder, _counts(found), found.warning_count)
 
     def clean(self, run: TaskRun) -> list[str]:
-        """Remove the staging of lower attempts, and the target if this task made it. Once entries are being moved, nothing
-        is removed any more: the restore is finished instead."""
+        """Remove the staging of lower attempts, and the target if this task made it.
+
+        Once entries are being moved, nothing is removed any more: the restore is finished instead.
+        """
         if "applying" in run.row.checkpoint or run.row.dry_run:
             return []
         folder = base64.b64decode(run.row.request["folder"])
@@ -196,11 +200,13 @@ class RestoreHandler:
             apply_staging(fd, applying["staging"].encode(), applying["root"], lambda: None)
         finally:
             os.close(fd)
-        return self._outcome(run, row, folder, applying["counts"], 0)
+        return self._outcome(row, folder, applying["counts"], 0)
 
-    def _plan(self, run: TaskRun, row: BackupRow, folder: bytes) -> Outcome:
+    def _plan(self, row: BackupRow, folder: bytes) -> Outcome:
         """A dry run: what would be created, by the catalog's word, and whether it would fit."""
-        with self._policy.check_restore_target(folder, "new_folder.folder", create_parents=True, dry_run=True) as target:
+        with self._policy.check_restore_target(
+            folder, "new_folder.folder", create_parents=True, dry_run=True
+        ) as target:
             free = free_bytes(target.parent.fd)
         needed = int(row.statistics["original_size"])
         counts = {name: int(row.statistics[name]) for name in ("files", "directories", "symlinks", "hardlinks")}
@@ -210,10 +216,12 @@ class RestoreHandler:
         result["files_verified"] = 0
         return Outcome(result, f"would restore {counts['files']} files, {needed} bytes{fits}", warnings=needed > free)
 
-    def _outcome(self, run: TaskRun, row: BackupRow, folder: bytes, counts: dict[str, int], warnings: int) -> Outcome:
+    def _outcome(self, row: BackupRow, folder: bytes, counts: dict[str, int], warnings: int) -> Outcome:
         entries = sum(counts[name] for name in ("files", "directories", "symlinks", "hardlinks"))
         result = self._result(row, folder, counts, create=entries, needed=counts["bytes"])
-        text = f"restored {counts['files']} files, {counts['bytes']} bytes to {escape(folder)}, every file's hash verified"
+        text = (
+            f"restored {counts['files']} files, {counts['bytes']} bytes to {escape(folder)}, every file's hash verified"
+        )
         return Outcome(result, text, warnings=warnings > 0)
 
     def _result(

@@ -1,7 +1,8 @@
 """One attempt of a task on a worker: what the work may write, all of it fenced by the attempt.
 
-The keeper thread (`tasks.worker`) flushes progress, warnings and log lines several times a second and renews the lease; the
-work itself only fills buffers. Anything that must hold before something irreversible happens goes through `guarded`.
+The keeper thread (`tasks.worker`) flushes progress, warnings and log lines several times a second and renews the
+lease; the work itself only fills buffers. Anything that must hold before something irreversible happens goes through
+`guarded`.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ _SPEED_WINDOW = 5.0
 class Outcome:
     """How the work ended, short of an exception.
 
-    `commit` runs in the transaction that ends the task: when that transaction does not come about (cancelled or fenced in the
-    last moment), nothing of it happens, and `undo` takes back what was already done outside the catalog.
+    `commit` runs in the transaction that ends the task: when that transaction does not come about (cancelled or
+    fenced in the last moment), nothing of it happens, and `undo` takes back what was already done outside the
+    catalog.
     """
 
     result: dict[str, Any]
@@ -146,7 +148,8 @@ class TaskRun:
 
     @contextmanager
     def guarded(self) -> Iterator[sa.Connection]:
-        """A durable transaction of this attempt. Raises Fenced when the attempt is over, Cancelled when asked to stop."""
+        """A durable transaction of this attempt. Raises Fenced when the attempt is over, Cancelled when asked to
+        stop."""
         self.flush()
         with self._database.write() as connection:
             row = tasks.get_task(connection, self.task_id)
@@ -240,7 +243,7 @@ class TaskRun:
             "eta_high": round(1.2 * remaining / min(rates), 1),
         }
 
-    def complete(self, outcome: Outcome, left_behind: list[str] | None = None) -> TaskRow:
+    def complete(self, outcome: Outcome) -> TaskRow:
         """End the task COMPLETED or COMPLETED_WITH_WARNINGS, together with `outcome.commit`.
 
         Raises Cancelled or Fenced when it came too late, with nothing changed in the catalog.

@@ -200,9 +200,7 @@ def require_source(connection: sa.Connection, source_id: str) -> SourceRow:
 
 
 def source_not_found(source_id: str) -> HoldfastError:
-    return NotFound(
-        Reason.SOURCE_NOT_FOUND, f"there is no source {source_id}", metadata={"source_id": source_id}
-    )
+    return NotFound(Reason.SOURCE_NOT_FOUND, f"there is no source {source_id}", metadata={"source_id": source_id})
 
 
 def check_source_id(source_id: str) -> None:
@@ -280,5 +278,3 @@ def _wallets_below(folder: OpenFolder) -> tuple[list[bytes], list[Skipped]]:
         if len(wallets) > _MAX_DISCOVERED:
             raise invalid_field("path", f"holds more than {_MAX_DISCOVERED} wallets", path=escape(folder.path))
     return wallets, skipped
-
-

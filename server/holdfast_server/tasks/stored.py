@@ -17,9 +17,7 @@ def require_backup(connection: sa.Connection, backup_id: str) -> BackupRow:
     """Raises NotFound/BACKUP_NOT_FOUND."""
     row = backups.get_backup(connection, backup_id)
     if row is None:
-        raise NotFound(
-            Reason.BACKUP_NOT_FOUND, f"there is no backup {backup_id}", metadata={"backup_id": backup_id}
-        )
+        raise NotFound(Reason.BACKUP_NOT_FOUND, f"there is no backup {backup_id}", metadata={"backup_id": backup_id})
     return row
 
 

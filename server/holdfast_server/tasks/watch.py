@@ -1,9 +1,9 @@
 """Watching tasks: one pump asks the catalog for what changed, any number of watchers follow it by sequence.
 
-The pump asks for the revisions of watched tasks only and fans their events out in memory. A watcher holds nothing but a
-cursor, so a slow one costs no memory: what it missed it reads from the journal, and runs of PROGRESS collapse into the last of
-them, counted in `skipped`. The rule that every watcher may rely on: `sequence == previous + 1 + skipped`, but for RESET and
-HEARTBEAT, and for an end state that is repeated because it was asked for again.
+The pump asks for the revisions of watched tasks only and fans their events out in memory. A watcher holds nothing but
+a cursor, so a slow one costs no memory: what it missed it reads from the journal, and runs of PROGRESS collapse into
+the last of them, counted in `skipped`. The rule that every watcher may rely on: `sequence == previous + 1 + skipped`,
+but for RESET and HEARTBEAT, and for an end state that is repeated because it was asked for again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _KEPT_FOR_ALL = 4096
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message of a watch: an event, or RESET (with the whole task), or HEARTBEAT (nothing but the last sequence)."""
+    """One message of a watch: an event, RESET (with the whole task), or HEARTBEAT (nothing but the last sequence)."""
 
     task_id: str
     kind: str
@@ -122,9 +122,9 @@ class EventPump:
     def stop(self) -> None:
         self._stopped = True
         self._wake.set()
-        for feed in [*self._feeds.values(), self._all]:
-            with feed.changed:
-                feed.changed.notify_all()
+        for condition in [*(feed.changed for feed in self._feeds.values()), self._all.changed]:
+            with condition:
+                condition.notify_all()
 
     @property
     def stopped(self) -> bool:
@@ -213,9 +213,7 @@ class EventPump:
     def _next_events(self, feed: _Feed, task_id: str, cursor: int, watch: Watch) -> list[EventRow]:
         with feed.changed:
             if feed.revision <= cursor:
-                feed.changed.wait_for(
-                    lambda: feed.revision > cursor or watch.closed or self._stopped, self._heartbeat
-                )
+                feed.changed.wait_for(lambda: feed.revision > cursor or watch.closed or self._stopped, self._heartbeat)
             if feed.revision <= cursor:
                 return []
             if feed.base <= cursor:
@@ -282,7 +280,7 @@ class EventPump:
                     self._pump_all(everything)
             except Unavailable:
                 pass
-            except Exception:
+            except Exception:  # noqa: BLE001  logged, and the loop goes on
                 _log.exception("the event pump's round failed")
             self._wake.wait(_POLL_SECONDS)
             if not self._stopped:
@@ -334,6 +332,4 @@ def _coalesced(events: Collection[EventRow]) -> Iterator[EventRow]:
 
 
 def _delivery(event: EventRow, cursor: int) -> Delivery:
-    return Delivery(
-        event.task_id, event.kind, event.sequence, event.time, event.payload, event.sequence - cursor - 1
-    )
+    return Delivery(event.task_id, event.kind, event.sequence, event.time, event.payload, event.sequence - cursor - 1)

@@ -1,8 +1,8 @@
 """The worker process's engine room: claims attempts, runs them, keeps their leases, and drains.
 
-Threads: DBOS's, on which the work runs; and one *keeper*, which every 100 ms reads the control columns of running tasks, every
-250 ms flushes their progress, every fifth of a lease renews it, and every second ticks the engine. A keeper that cannot
-reach the catalog for a whole lease fences its own tasks, because others may have taken them over.
+Threads: DBOS's, on which the work runs; and one *keeper*, which every 100 ms reads the control columns of running
+tasks, every 250 ms flushes their progress, every fifth of a lease renews it, and every second ticks the engine. A
+keeper that cannot reach the catalog for a whole lease fences its own tasks, because others may have taken them over.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from holdfast_server.catalog import tasks, workers
 from holdfast_server.catalog.database import Database
@@ -80,9 +81,14 @@ class Worker:
         self._stopped = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
 
-    def start(self, dead_owners: Sequence[str] = ()) -> None:
-        """Announce the process, expire the leases of workers that the supervisor saw die, start the keeper."""
+    def start(self, dead_owners: Sequence[str] = (), dead_before: int | None = None) -> None:
+        """Announce the process, expire the leases of workers that the supervisor knows to be dead, start the keeper.
+
+        `dead_before` (microseconds): all workers that started earlier are dead, because their supervisor is.
+        """
         with self._database.write() as connection:
+            if dead_before is not None:
+                workers.expire_leases_before(connection, dead_before)
             if dead_owners:
                 workers.expire_leases(connection, dead_owners)
             workers.register_worker(connection, self._owner, socket.gethostname(), os.getpid(), self._clock.now())
@@ -90,7 +96,8 @@ class Worker:
         self._keeper.start()
 
     def drain(self, seconds: float) -> None:
-        """Stop claiming; let running tasks finish for a while, then hand them back to the queue. Returns when all is quiet."""
+        """Stop claiming; let running tasks finish for a while, then hand them back to the queue. Returns when all is
+        quiet."""
         self._draining.set()
         deadline = self._clock.monotonic() + seconds
         while self._running() and self._clock.monotonic() < deadline:
@@ -107,7 +114,7 @@ class Worker:
         """Run one attempt from the queue to its end. Never raises; what it gives back is for DBOS's records only."""
         try:
             run = self._claim(task_id, attempt)
-        except Exception:  # the lease rules recover the task; DBOS must not see an error
+        except Exception:  # noqa: BLE001  the lease rules recover the task; DBOS must not see an error
             _log.exception("claiming attempt %d of task %s failed", attempt, task_id)
             return "unclaimed"
         if run is None:
@@ -116,7 +123,7 @@ class Worker:
             self._runs[task_id] = run
         try:
             return self._run(run, self._handlers[TaskKind(run.row.kind)])
-        except Exception:
+        except Exception:  # noqa: BLE001  logged, and the loop goes on
             _log.exception("ending attempt %d of task %s failed", attempt, task_id)
             return "lost"
         finally:
@@ -130,7 +137,7 @@ class Worker:
                 tasks.update_attempt(connection, task_id, attempt, attempt=attempt + 1, dispatch_time=None)
             return None
         now = self._clock.now()
-        lease = {"owner": self._owner, "lease_expires": now + self._lease_length}
+        lease: dict[str, Any] = {"owner": self._owner, "lease_expires": now + self._lease_length}
         with self._database.write() as connection:
             row = tasks.get_task(connection, task_id)
             if row is None or row.attempt != attempt or row.owner is not None:
@@ -174,7 +181,7 @@ class Worker:
             run.log("cancelled")
             run.end_cancelled(handler)
             return "cancelled"
-        except Exception as error:  # every failure of the work ends the task, none may end the worker
+        except Exception as error:  # noqa: BLE001  every failure of the work ends the task, none may end the worker
             failure = self._as_failure(run, error)
             run.log(f"failed: {failure.message} ({failure.reason})", "ERROR")
             run.fail(failure, handler)
@@ -196,7 +203,7 @@ class Worker:
         try:
             with self._database.write() as connection:
                 self._engine.admit(connection)
-        except Exception:
+        except Exception:  # noqa: BLE001  logged, and the loop goes on
             _log.exception("admitting tasks failed; the next tick tries again")
 
     @property
@@ -217,7 +224,7 @@ class Worker:
                 reached = now
             except Unavailable:
                 pass
-            except Exception:
+            except Exception:  # noqa: BLE001  logged, and the loop goes on
                 _log.exception("the keeper's round failed")
             if self._clock.monotonic() - reached > self._lease:
                 for run in self._running():

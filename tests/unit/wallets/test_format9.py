@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import json
 
-import format9_reader as reader
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_server.wallets import format9
 from holdfast_server.wallets.format9 import Coin, encode_many, encode_single, read_header, value_of
+from tests.unit.wallets import format9_reader as reader
 
 # The header of the one real public file, an export of one coin of 10 with serial 3574, and the start of its record.
 HEADER = bytes.fromhex("0901000600000001 0000000000000000 4c6976652046726565204f7220446965")

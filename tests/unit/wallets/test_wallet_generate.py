@@ -7,13 +7,13 @@ from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
-import format9_reader as reader
 import pytest
 
 from holdfast_server.errors import FailedPrecondition, InvalidArgument, Reason
 from holdfast_server.wallets import generate, layout
 from holdfast_server.wallets.classify import SNIFF_SIZE, WalletCounters, classify
 from holdfast_server.wallets.generate import generate_wallet
+from tests.unit.wallets import format9_reader as reader
 
 # By the grading rule of the current program; limbo is what is neither passed nor failed by 13.
 FITS = {

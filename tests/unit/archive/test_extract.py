@@ -1,0 +1,367 @@
+"""The extractor: a restored tree equals its source, and nothing outside the folder is ever touched."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast_server.archive.extract import Extracted, extract
+from holdfast_server.archive.reader import Limits
+from holdfast_server.errors import DataLoss, FailedPrecondition, HoldfastError, Reason
+from tests.unit.archive.samples import (
+    FILE,
+    TREE,
+    WHEN,
+    Entry,
+    closing,
+    directory,
+    file,
+    forged,
+    hardlink,
+    reading,
+    symlink,
+    tar_gz,
+)
+
+BUILD: dict[str, Callable[[list[Entry]], bytes]] = {"ZIP": forged, "TAR_GZ": tar_gz}
+both = pytest.mark.parametrize("format_name", ["ZIP", "TAR_GZ"])
+HOSTILE = Path(__file__).parents[4] / "shared" / "testdata" / "hostile"
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def restore(tmp_path: Path, format_name: str, data: bytes, **more: Any) -> Extracted:
+    root = tmp_path / "root"
+    root.mkdir(exist_ok=True)
+    before = sorted(os.listdir("/proc/self/fd"))
+    try:
+        with reading(tmp_path, format_name, data, more.pop("limits", None)) as reader, opened(root) as fd:
+            return extract(reader, fd, check=more.pop("check", lambda: None), **more)
+    finally:
+        assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def whole(tmp_path: Path, format_name: str, entries: list[Entry], **more: Any) -> Extracted:
+    return restore(tmp_path, format_name, BUILD[format_name](entries + closing(entries)), **more)
+
+
+@both
+def test_tree_equals_its_source(tmp_path: Path, format_name: str) -> None:
+    old = os.umask(0o077)
+    try:
+        result = whole(tmp_path, format_name, TREE)
+    finally:
+        os.umask(old)
+    root = os.fsencode(tmp_path / "root")
+    assert sorted(os.listdir(root)) == sorted(m.path for m, _ in TREE if b"/" not in m.path)
+    for member, content in TREE:
+        path = os.path.join(root, member.path)
+        status = os.lstat(path)
+        assert status.st_mtime_ns == member.mtime_ns
+        if member.kind is FILE:
+            assert Path(os.fsdecode(path)).read_bytes() == content
+        if member.link_target:
+            assert os.readlink(path) == member.link_target
+        else:
+            assert stat.S_IMODE(status.st_mode) == member.mode
+    assert (result.files, result.directories, result.symlinks, result.warning_count) == (4, 1, 1, 0)
+    assert result.bytes == sum(len(c) for _, c in TREE)
+    assert result.manifest_header is not None
+
+
+@both
+def test_holes_only_where_the_manifest_says_sparse(tmp_path: Path, format_name: str) -> None:
+    content = bytes(1 << 20) + b"end"
+    entries = [file(b"holes", content, sparse=True, mode=0o400), file(b"zeros", content, mode=0o000)]
+    whole(tmp_path, format_name, entries)
+    holes, zeros = os.lstat(tmp_path / "root" / "holes"), os.lstat(tmp_path / "root" / "zeros")
+    assert (tmp_path / "root" / "holes").read_bytes() == content
+    assert holes.st_blocks * 512 < len(content) // 2 < len(content) <= zeros.st_blocks * 512
+    assert [stat.S_IMODE(s.st_mode) for s in (holes, zeros)] == [0o400, 0]
+    assert holes.st_mtime_ns == zeros.st_mtime_ns == WHEN
+
+
+@both
+def test_file_of_zeros_only(tmp_path: Path, format_name: str) -> None:
+    whole(tmp_path, format_name, [file(b"z", bytes(3 << 16), sparse=True)])
+    assert (tmp_path / "root" / "z").read_bytes() == bytes(3 << 16)
+
+
+def test_zip_gets_nanoseconds_from_the_manifest(tmp_path: Path) -> None:
+    whole(tmp_path, "ZIP", [file(b"a", mtime_ns=WHEN + 123_456_789), symlink(b"l", b"a")])
+    assert os.stat(tmp_path / "root" / "a").st_mtime_ns == WHEN + 123_456_789
+
+
+@both
+def test_special_bits_are_dropped_unless_asked_for(tmp_path: Path, format_name: str) -> None:
+    entries = [file(b"suid", mode=0o6755), directory(b"tmp", mode=0o1777)]
+    result = whole(tmp_path, format_name, entries)
+    assert stat.S_IMODE(os.stat(tmp_path / "root" / "suid").st_mode) == 0o755
+    assert stat.S_IMODE(os.stat(tmp_path / "root" / "tmp").st_mode) == 0o777
+    assert result.warning_count == 2
+    (tmp_path / "again").mkdir()
+    assert whole(tmp_path / "again", format_name, entries, preserve_special_bits=True).warning_count == 0
+    assert stat.S_IMODE(os.stat(tmp_path / "again" / "root" / "suid").st_mode) == 0o6755
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+@both
+def test_owner(tmp_path: Path, format_name: str) -> None:
+    entries = [directory(b"d", uid=7, gid=8), file(b"d/f", uid=5, gid=6), symlink(b"l", b"x")]
+    whole(tmp_path, format_name, entries, preserve_owner=True, preserve_special_bits=True)
+    status = os.stat(tmp_path / "root" / "d" / "f")
+    assert (status.st_uid, status.st_gid) == (5, 6)
+
+
+@both
+def test_modes_that_lock_directories(tmp_path: Path, format_name: str) -> None:
+    entries = [directory(b"a", mode=0), directory(b"a/b", mode=0o111), file(b"a/b/c", mode=0)]
+    whole(tmp_path, format_name, entries)
+    assert stat.S_IMODE(os.stat(tmp_path / "root" / "a").st_mode) == 0
+
+
+@both
+def test_parents_that_come_late_or_never(tmp_path: Path, format_name: str) -> None:
+    entries = [file(b"late/f"), file(b"never/g"), directory(b"late", mode=0o700, mtime_ns=5_000_000_000)]
+    assert whole(tmp_path, format_name, entries).directories == 1
+    late = os.stat(tmp_path / "root" / "late")
+    assert (stat.S_IMODE(late.st_mode), late.st_mtime_ns) == (0o700, 5_000_000_000)
+    assert stat.S_IMODE(os.stat(tmp_path / "root" / "never").st_mode) == 0o755
+
+
+def test_hard_links(tmp_path: Path) -> None:
+    result = whole(tmp_path, "TAR_GZ", [directory(b"d"), file(b"d/a", b"shared"), hardlink(b"b", b"d/a")])
+    assert os.stat(tmp_path / "root" / "b").st_ino == os.stat(tmp_path / "root" / "d" / "a").st_ino
+    assert result.hardlinks == 1
+
+
+@both
+def test_selection(tmp_path: Path, format_name: str) -> None:
+    result = whole(tmp_path, format_name, TREE, select=lambda path: path == b"sub/a.txt")
+    assert (result.files, result.directories) == (1, 0)
+    assert os.listdir(tmp_path / "root") == ["sub"]
+    assert os.listdir(tmp_path / "root" / "sub") == ["a.txt"]
+
+
+def test_selected_hard_links_whose_file_is_not_selected(tmp_path: Path) -> None:
+    entries = [file(b"a", b"shared"), directory(b"d"), hardlink(b"d/b", b"a"), hardlink(b"d/c", b"a"), file(b"e")]
+    result = whole(tmp_path, "TAR_GZ", entries, select=lambda path: path.startswith(b"d"))
+    assert os.listdir(tmp_path / "root") == ["d"]
+    b, c = (os.stat(tmp_path / "root" / "d" / name) for name in "bc")
+    assert b.st_ino == c.st_ino
+    assert (tmp_path / "root" / "d" / "b").read_bytes() == b"shared"
+    assert (result.files, result.hardlinks) == (1, 1)
+
+
+@both
+def test_colliding_names_are_all_restored(tmp_path: Path, format_name: str) -> None:
+    names = ["name", "NAME", "Name", "é", "e\u0301", "ß", "ss", "\u017f", "\u212a"]
+    whole(tmp_path, format_name, [file(n.encode(), n.encode()) for n in names])
+    assert {(tmp_path / "root" / n).read_bytes().decode() for n in names} == set(names)
+
+
+@both
+def test_name_that_is_taken(tmp_path: Path, format_name: str) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "sub").mkdir()
+    with pytest.raises(FailedPrecondition, match="collide") as caught:
+        whole(tmp_path, format_name, TREE)
+    assert caught.value.reason is Reason.ARCHIVE_INVALID
+
+
+@both
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [symlink(b"l", b"/tmp"), file(b"l/x")],
+        [symlink(b"l", b"."), directory(b"l/d")],
+        [file(b"l/x"), symlink(b"l", b"..")],
+        [symlink(b"l", b"d"), symlink(b"l/m", b"..")],
+        [file(b"f"), file(b"f/x")],
+        [file(b"f/x"), file(b"f")],
+    ],
+)
+def test_member_below_what_is_no_directory(tmp_path: Path, format_name: str, entries: list[Entry]) -> None:
+    with pytest.raises(FailedPrecondition, match="collide") as caught:
+        whole(tmp_path, format_name, entries)
+    assert caught.value.reason is Reason.ARCHIVE_INVALID
+
+
+@both
+def test_escaping_symlinks_are_made_last_and_not_followed(tmp_path: Path, format_name: str) -> None:
+    (tmp_path / "outside").mkdir()
+    chain = [symlink(b"l%d" % i, b"l%d" % (i + 1)) for i in range(100)]
+    whole(tmp_path, format_name, [symlink(b"up", b"../outside"), symlink(b"loop", b"loop"), *chain])
+    assert os.readlink(tmp_path / "root" / "up") == "../outside"
+    assert os.listdir(tmp_path / "outside") == []
+
+
+@both
+def test_content_that_differs_from_the_manifest(tmp_path: Path, format_name: str) -> None:
+    other = [(m, c[::-1] if m.path == b"big.bin" else c) for m, c in TREE]
+    with pytest.raises(DataLoss, match="SHA-256"):
+        restore(tmp_path, format_name, BUILD[format_name](other + closing(TREE)))
+
+
+@both
+def test_check_stops_and_leaves_no_descriptor(tmp_path: Path, format_name: str) -> None:
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        whole(tmp_path, format_name, TREE, check=check)
+
+
+@both
+def test_depth_5000(tmp_path: Path, format_name: str) -> None:
+    parts = [b"d"] * 5000
+    entries = [directory(b"/".join(parts[: i + 1])) for i in range(len(parts))]
+    entries.append(file(b"/".join([*parts, b"bottom"]), b"deep"))
+    result = whole(tmp_path, format_name, entries)
+    assert result.directories == 5000
+    fd = os.open(tmp_path / "root", os.O_RDONLY)
+    for part in parts:
+        below = os.open(part, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    assert os.listdir(fd) == ["bottom"]
+    assert os.fstat(fd).st_mtime_ns == WHEN
+    os.close(fd)
+    remove_deep(tmp_path / "root")
+
+
+def remove_deep(root: Path) -> None:
+    """Take a deep tree apart from the top: rmtree recurses or meets PATH_MAX."""
+    while True:
+        try:
+            os.rename(root / "d" / "d", root / "e")
+        except FileNotFoundError:
+            return
+        for name in os.listdir(root / "d"):
+            (root / "d" / name).unlink()
+        os.rmdir(root / "d")
+        os.rename(root / "e", root / "d")
+
+
+def test_directory_swapped_for_a_symlink(tmp_path: Path) -> None:
+    """Somebody renames the directory and puts a link to the outside in its place, again and again."""
+    entries: list[Entry] = [directory(b"top"), directory(b"top/in")]
+    entries += [file(b"top/in/%d/f" % i, b"x") for i in range(300)]
+    data = tar_gz(entries + closing(entries))
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "in").mkdir()
+    outcomes: Counter[str] = Counter()
+    for attempt in range(6):
+        base = tmp_path / str(attempt)
+        base.mkdir()
+        root = base / "root"
+        stop = threading.Event()
+
+        def swap(root: Path = root, stop: threading.Event = stop) -> None:
+            while not stop.is_set():
+                try:
+                    os.rename(root / "top", root / "aside")
+                    os.symlink(outside, root / "top")
+                    os.unlink(root / "top")
+                    os.rename(root / "aside", root / "top")
+                except OSError:
+                    pass
+
+        thread = threading.Thread(target=swap)
+        thread.start()
+        try:
+            restore(base, "TAR_GZ", data)
+            outcomes["restored"] += 1
+        except FailedPrecondition as error:
+            outcomes[error.reason] += 1
+        finally:
+            stop.set()
+            thread.join()
+        assert os.listdir(outside / "in") == []
+        assert os.listdir(outside) == ["in"]
+    assert set(outcomes) <= {"restored", Reason.FOLDER_NOT_WRITABLE, Reason.ARCHIVE_INVALID}
+
+
+@pytest.mark.parametrize("instead", ["nothing", "link", "directory"])
+def test_directory_moved_out(tmp_path: Path, instead: str) -> None:
+    entries = [directory(b"top"), file(b"top/a"), file(b"top/b"), file(b"z")]
+    (tmp_path / "outside").mkdir()
+
+    def moved(_bytes: int, _files: int, path: bytes) -> None:
+        if path == b"top/a" and not (tmp_path / "outside" / "taken").exists():
+            os.rename(tmp_path / "root" / "top", tmp_path / "outside" / "taken")
+            if instead == "link":
+                os.symlink(tmp_path / "outside", tmp_path / "root" / "top")
+            elif instead == "directory":
+                (tmp_path / "root" / "top").mkdir()
+
+    with pytest.raises(FailedPrecondition) as caught:
+        whole(tmp_path, "TAR_GZ", entries, on_progress=moved)
+    assert caught.value.reason is Reason.FOLDER_NOT_WRITABLE
+    assert os.listdir(tmp_path / "outside") == ["taken"]
+
+
+def fingerprint(folder: Path) -> dict[str, Any]:
+    found = {}
+    for base, names, files in os.walk(folder):
+        for name in (*names, *files):
+            status = os.lstat(os.path.join(base, name))
+            found[os.path.join(base, name)] = (status.st_mode, status.st_size, status.st_mtime_ns, status.st_ino)
+    return found
+
+
+def hostile_files() -> list[Any]:
+    found = sorted(p for p in HOSTILE.rglob("*") if p.suffix in (".zip", ".tar")) if HOSTILE.is_dir() else []
+    return [pytest.param(p, id=str(p.relative_to(HOSTILE))[:80]) for p in found] or [
+        pytest.param(None, marks=pytest.mark.skip(reason=f"{HOSTILE} is missing"))
+    ]
+
+
+@pytest.mark.parametrize("path", hostile_files())
+def test_hostile_file(tmp_path: Path, path: Path) -> None:
+    data, format_name = path.read_bytes(), "ZIP"
+    if path.suffix == ".tar":
+        data, format_name = gzip.compress(data, 1), "TAR_GZ"
+    sandbox = tmp_path / "outside" / "inside"
+    sandbox.mkdir(parents=True)
+    (sandbox / "archive").write_bytes(b"")
+    limits = Limits(total_bytes=64 << 20)
+    for expect_manifest in (True, False):
+        (sandbox / "root").mkdir()
+        before = fingerprint(tmp_path / "outside")
+        refusal: HoldfastError | None = None
+        try:
+            restore(sandbox, format_name, data, expect_manifest=expect_manifest, limits=limits)
+            assert not expect_manifest
+        except HoldfastError as error:
+            refusal = error
+        if refusal is not None:
+            assert refusal.reason in (Reason.ARCHIVE_INVALID, Reason.CHECKSUM_MISMATCH)
+            assert refusal.message.isprintable()
+        after = fingerprint(tmp_path / "outside")
+        inside = str(sandbox / "root")
+        changed = {k for k in before.keys() | after.keys() if before.get(k) != after.get(k)}
+        assert all(k.startswith(inside) or k == str(sandbox / "archive") for k in changed)
+        os.rename(sandbox / "root", tmp_path / f"done-{expect_manifest}")
