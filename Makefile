@@ -60,4 +60,4 @@ check-protos: protos ## fail if the committed stubs are not what protos/ gives
 	fi
 
 clean: ## remove the virtual environment and everything that was made here
-	rm -rf $(VENV) .demo .bench .soak build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-tools .demo .bench .soak build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

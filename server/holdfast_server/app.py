@@ -118,7 +118,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     return 0
 
 
-def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[str]) -> int:
+def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[str], dead_before: int | None) -> int:
     """Do tasks until SIGTERM, then drain."""
     from holdfast_server.archive.pool import CompressorPool
     from holdfast_server.catalog.database import Database
@@ -151,7 +151,7 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     worker = Worker(owner, database, engine, handlers, housekeeper, clock, config.tasks.lease_seconds)
     consumer = DbosConsumer(config.database_url, owner, {"data": config.worker.max_tasks, "short": 2}, worker.execute)
     stop = _stop_signals()
-    worker.start(dead_owners)
+    worker.start(dead_owners, dead_before)
     consumer.start()
     child.report(worker=owner)
     stop.first.wait()

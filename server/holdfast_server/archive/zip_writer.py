@@ -1,4 +1,4 @@
-"""Zip: raw deflate by ISA-L, sizes and checksums in every local header, zip64 where needed and only there.
+"""Zip: raw deflate, sizes and checksums in every local header, zip64 where needed and only there.
 
 docs/format.md ("zip") specifies what is written. A large file's deflate stream is made of blocks of 1 MiB that were
 compressed apart and joined by sync flushes, so that all cores work on it; any inflater reads it as one stream.
@@ -15,9 +15,10 @@ from collections.abc import Callable
 from isal import isal_zlib
 
 from holdfast_server.archive.base_writer import ArchiveWriter, Landing, MemberNotRepresentable, Small
-from holdfast_server.archive.blocks import BLOCK, Spool, level_for
+from holdfast_server.archive.blocks import BLOCK, deflater_for
 from holdfast_server.archive.manifest import ManifestEntry
 from holdfast_server.archive.member import Member, MemberKind
+from holdfast_server.archive.spool import ByteSpool
 
 __all__ = ["ZipWriter"]
 
@@ -63,7 +64,7 @@ class ZipWriter(ArchiveWriter):
 
     max_path = MAX_NAME - 1  # a directory's name gets a slash
 
-    _directory: Spool | None = None
+    _directory: ByteSpool | None = None
     _count = 0
     _header_at = 0
 
@@ -113,7 +114,7 @@ class ZipWriter(ArchiveWriter):
 
     def _kept(self, record: bytes) -> None:
         if self._directory is None:
-            self._directory = Spool()
+            self._directory = ByteSpool()
         self._directory.add(record)
         self._count += 1
 
@@ -145,7 +146,7 @@ def _pack(batch: list[Small]) -> Landing:
             content = member.link_target
         if content:
             crc = isal_zlib.crc32(content)
-            packed = isal_zlib.compress(content, level_for(content), wbits=-15)
+            packed = deflater_for(content).whole(content)
             method = DEFLATED
             if len(packed) >= len(content):
                 packed, method = content, STORED
@@ -158,9 +159,7 @@ def _pack(batch: list[Small]) -> Landing:
 
 def _deflate_block(block: bytes, *, last: bool) -> bytes:
     """One block of a longer deflate stream, byte-aligned at its end."""
-    deflate = isal_zlib.compressobj(level=level_for(block), wbits=-15)
-    data: bytes = deflate.compress(block)
-    data += deflate.flush(isal_zlib.Z_FINISH if last else isal_zlib.Z_SYNC_FLUSH)
+    data = deflater_for(block).part(block, last=last)
     return data if len(data) <= len(block) else _stored_blocks(block, last=last)
 
 

@@ -69,6 +69,8 @@ class Progress:
         self.total_files: int | None = None
         self.totals_estimated = True
         self.current_file = b""
+        #: Source bytes handled in whatever phase, for the speed: those read back count again.
+        self.handled = 0
         self._done = 0.0
         self._total: float | None = None
 
@@ -85,6 +87,7 @@ class Progress:
 
     def advance(self, size: int, files: int = 0, *, work: float = 1.0) -> None:
         """Account for source bytes and files handled, at `work` of the full cost."""
+        self.handled += size
         self._done += work * (size + _FILE_COST * files)
 
     def count(self, size: int, files: int = 0) -> None:

@@ -69,7 +69,7 @@ class TaskHandler(Protocol):
 
 @dataclass(slots=True)
 class _Speed:
-    """Source bytes a second over the last few seconds."""
+    """Source bytes handled a second, over the last few seconds."""
 
     samples: deque[tuple[float, int, float]] = field(default_factory=deque)
 
@@ -204,7 +204,7 @@ class TaskRun:
 
     def _snapshot(self) -> dict[str, Any]:
         progress, now = self.progress, self._clock.monotonic()
-        self._speed.add(now, progress.original_size, float(progress.position))
+        self._speed.add(now, progress.handled, float(progress.position))
         rate, work_rate = self._speed.rates()
         percent = progress.percent
         if percent is not None:
@@ -250,7 +250,16 @@ class TaskRun:
         """
         self.flush()
         now = self._clock.now()
-        progress = {**self._last_progress, "percent": 100.0, "phase": "done", "eta_low": 0.0, "eta_high": 0.0}
+        seconds = max(self._clock.monotonic() - self._started, 1e-3)
+        progress = {
+            **self._last_progress,
+            "percent": 100.0,
+            "phase": "done",
+            "current_file": "",
+            "bytes_per_second": round(self.progress.original_size / seconds),
+            "eta_low": 0.0,
+            "eta_high": 0.0,
+        }
         with self._database.write() as connection:
             row = tasks.get_task(connection, self.task_id)
             if row is None or row.attempt != self.attempt:

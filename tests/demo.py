@@ -1,0 +1,256 @@
+"""`make demo`: the main job on real input, under ./.demo/, every command printed before its output.
+
+A generated wallet and a real directory of this machine are backed up with the progress on the screen; the watch is
+dropped on purpose and resumed, the worker is killed in the middle; everything is verified, restored, and compared byte
+by byte with our own and with common tools. Any difference ends with a non-zero status.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import holdfast
+
+ROOT = Path.cwd() / ".demo"
+MARK = ROOT / "made-by-make-demo"
+BIN = Path(sys.executable).parent
+LARGEST = 300 << 20
+COINS = 3_000
+
+
+@dataclass
+class Row:
+    """One line of the closing table."""
+
+    name: str
+    files: int
+    size: int
+    stored: int
+    seconds: float
+    archive: Path
+    restored: Path
+
+
+def main() -> int:
+    started = time.monotonic()
+    prepare()
+    wallet = make_wallet()
+    directory = choose_directory()
+    with server() as process:
+        os.environ["HOLDFAST_PATHS_DATA_DIR"] = str(ROOT / "state")
+        command("holdfast", "source", "register", str(wallet), "--kind", "wallet", "--id", "wallet")
+        command("holdfast", "source", "register", str(directory), "--kind", "directory", "--id", "directory")
+        rows = [back_up_wallet(wallet), back_up_directory(directory, process)]
+        for row, source in zip(rows, (wallet, directory), strict=True):
+            verify_restore_compare(row, source)
+    print_table(rows, time.monotonic() - started)
+    return 0
+
+
+def prepare() -> None:
+    """A fresh ./.demo/; one that this program did not make is left alone."""
+    if ROOT.exists():
+        if not MARK.exists():
+            raise SystemExit(f"{ROOT} exists and was not made by make demo: move it away")
+        shutil.rmtree(ROOT)
+    (ROOT / "backups").mkdir(parents=True)
+    MARK.touch()
+
+
+def make_wallet() -> Path:
+    say(f"a wallet of {COINS:,} made-up coins, worth nothing")
+    wallet = ROOT / "wallets" / "Default"
+    command("python", "-m", "holdfast_server.wallets.generate", str(wallet), "--coins", str(COINS), "--seed", "7")
+    return wallet
+
+
+def choose_directory() -> Path:
+    """The largest of some ordinary directories that is not larger than LARGEST."""
+    candidates = [Path(p) for p in ("/usr/share", "/usr/share/doc", "/usr/include", "/usr/lib/python3", "/etc")]
+    candidates += [Path(os.__file__).parent, BIN.parent / "lib"]
+    sized = [(tree_size(path), path) for path in candidates if path.is_dir()]
+    size, path = max(((size, path) for size, path in sized if size <= LARGEST), default=(0, Path(os.__file__).parent))
+    say(f"a real directory of this machine: {path}, {size / 2**20:.0f} MiB")
+    return path
+
+
+def tree_size(path: Path) -> int:
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size
+            except OSError:
+                continue
+        if total > LARGEST:
+            break
+    return total
+
+
+@contextmanager
+def server() -> Iterator[subprocess.Popen[str]]:
+    """A real server on a free port with an embedded catalog."""
+    arguments = ["serve", "--listen", "127.0.0.1:0", "--data-dir", str(ROOT / "state")]
+    show(["holdfast-server", *arguments, "&"])
+    process = subprocess.Popen([BIN / "holdfast-server", *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        for _ in range(4):
+            print(process.stdout.readline(), end="")
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def back_up_wallet(wallet: Path) -> Row:
+    say("back up the wallet into a .zip, progress on the screen")
+    before = time.monotonic()
+    create = ["holdfast", "backup", "create", "wallet", "--to", str(ROOT / "backups"), "--format", "zip"]
+    command(*create, "--tag", "demo")
+    return row("wallet", time.monotonic() - before, ROOT / "restored" / wallet.name)
+
+
+def back_up_directory(directory: Path, process: subprocess.Popen[str]) -> Row:
+    say("back up the directory into a .tar.gz; the watch is dropped with Ctrl-C on the way")
+    before = time.monotonic()
+    create = ["holdfast", "backup", "create", "directory", "--to", str(ROOT / "backups"), "--format", "tar.gz"]
+    show(create)
+    watcher = subprocess.Popen([BIN / create[0], *create[1:]], stderr=subprocess.PIPE, text=True)
+    when_at(10.0, lambda: watcher.send_signal(signal.SIGINT))
+    _, hint = watcher.communicate()
+    print(hint, end="")
+    found = re.search(r"task watch (\S+) --after (\d+)", hint)
+    if watcher.returncode != 130 or found is None:
+        raise SystemExit(f"Ctrl-C must detach with status 130 and say how to go on, got {watcher.returncode}")
+    say("watch again from the next sequence; meanwhile the worker is killed (SIGKILL), and the task goes on")
+    killer = threading.Thread(target=when_at, args=(30.0, lambda: kill_worker(process.pid)))
+    killer.start()
+    command("holdfast", "task", "watch", found[1], "--after", found[2])
+    killer.join()
+    with holdfast.connect() as client:
+        task = client.tasks.get(found[1])
+    if task.attempt < 2:
+        raise SystemExit("the worker was killed too late to show a second attempt")
+    print(f"the task ended {task.state} in attempt {task.attempt}")
+    return row("directory", time.monotonic() - before, ROOT / "restored" / "directory")
+
+
+def when_at(percent: float, action: Callable[[], object]) -> None:
+    """Act as soon as the running backup is that far."""
+    with holdfast.connect() as client:
+        for event in client.tasks.watch_all():
+            progress = event.progress or (event.task.progress if event.task else None)
+            if progress is not None and (progress.percent or 0.0) >= percent:
+                action()
+                return
+
+
+def kill_worker(supervisor: int) -> None:
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue
+        if parent == supervisor and b"worker" in arguments:
+            print(f"\n$ kill -9 {entry.name}   # the worker")
+            os.kill(int(entry.name), signal.SIGKILL)
+            return
+    raise SystemExit("no worker found to kill")
+
+
+def row(source: str, seconds: float, restored: Path) -> Row:
+    with holdfast.connect() as client:
+        backup = next(iter(client.backups.list(source_id=source)))
+    found = backup.statistics
+    if found is None or backup.state != "COMPLETED":
+        raise SystemExit(f"the backup of {source} ended {backup.state}")
+    return Row(source, found.files, found.original_size, backup.size or 0, seconds, Path(backup.storage_path), restored)
+
+
+def verify_restore_compare(row: Row, source: Path) -> None:
+    with holdfast.connect() as client:
+        backup_id = next(iter(client.backups.list(source_id=row.name))).backup_id
+    say(f"verify the {row.name}'s archive, restore it to a new folder, compare byte by byte")
+    command("holdfast", "backup", "verify", backup_id)
+    command("holdfast", "restore", backup_id, "--to", str(row.restored), "--create-parents")
+    command("diff", "-r", "--no-dereference", str(source), str(row.restored))
+    print("no difference")
+    compare_attributes(source, row.restored)
+    say("the same with common tools alone")
+    if row.archive.suffix == ".zip":
+        if shutil.which("unzip") is None:
+            command("python", "-m", "zipfile", "-t", str(row.archive))
+            return
+        command("unzip", "-tq", str(row.archive))
+        take_sums = f"unzip -p {shlex.quote(str(row.archive))} holdfast-sha256sums.txt"
+    else:
+        take_sums = f"tar xzOf {shlex.quote(str(row.archive))} holdfast-sha256sums.txt"
+    shell(f"{take_sums} | (cd {shlex.quote(str(row.restored))} && sha256sum --quiet -c -) && echo all sums match")
+
+
+def compare_attributes(source: Path, restored: Path) -> None:
+    """Modes and times, which diff does not look at."""
+    for folder, folders, names in os.walk(source):
+        for name in [*folders, *names]:
+            one = Path(folder, name)
+            a, b = one.lstat(), (restored / one.relative_to(source)).lstat()
+            if one.is_symlink():
+                continue
+            if (a.st_mode & 0o777, a.st_mtime_ns) != (b.st_mode & 0o777, b.st_mtime_ns):
+                raise SystemExit(f"{one}: mode or time differs after the restore")
+    print("modes and times agree")
+
+
+def print_table(rows: list[Row], seconds: float) -> None:
+    say("what was done")
+    print(f"{'source':<10} {'files':>8} {'MiB':>8} {'stored':>8} {'ratio':>6} {'s':>6}  archive, restored to")
+    for row in rows:
+        ratio = row.stored / row.size if row.size else 0.0
+        print(
+            f"{row.name:<10} {row.files:>8,} {row.size / 2**20:>8.1f} {row.stored / 2**20:>8.1f} {ratio:>6.2f} "
+            f"{row.seconds:>6.1f}  {row.archive}\n{'':<52}{row.restored}"
+        )
+    print(f"\nEverything is under {ROOT}; the demo took {seconds:.0f} s. No difference was found.")
+
+
+def say(text: str) -> None:
+    print(f"\n— {text}", flush=True)
+
+
+def show(arguments: list[str]) -> None:
+    print("$ " + shlex.join(arguments), flush=True)
+
+
+def command(*arguments: str) -> None:
+    """Run a command of ours or of the system; its failure is the demo's."""
+    show(list(arguments))
+    ours = {"holdfast": BIN / "holdfast", "python": Path(sys.executable)}
+    status = subprocess.run([ours.get(arguments[0], arguments[0]), *arguments[1:]], check=False).returncode
+    if status:
+        raise SystemExit(f"{arguments[0]} ended with status {status}")
+
+
+def shell(line: str) -> None:
+    print("$ " + line, flush=True)
+    if subprocess.run(["bash", "-o", "pipefail", "-c", line], check=False).returncode:
+        raise SystemExit("the command failed")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
