@@ -22,7 +22,7 @@ from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.archive.reader import Limits, open_reader
 from holdfast_server.archive.verify import verify_archive
 from holdfast_server.archive.writer import ArchiveWriter, MemberNotRepresentable, open_writer
-from holdfast_server.core.control import Control, Problem, Progress
+from holdfast_server.core.control import Control, Problem, Progress, ReadingProgress
 from holdfast_server.core.reading import SMALL_FILE, TRIES, FileReader, is_sparse, read_small
 from holdfast_server.core.selection import Selection
 from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
@@ -392,11 +392,9 @@ def _read_back(
         with open(os.dup(fd), "rb", buffering=0) as file:
             reader = open_reader(archive_format.name, file, limits=Limits(), check=control.check)
 
-            def on_progress(size: int, files: int, path: bytes) -> None:
-                progress.current_file = path
-                advance(size, files)
-
-            advance = _Deltas(progress)
+            on_progress = ReadingProgress(
+                progress, expected.original_size, expected.files, work=_READ_BACK_WORK, count_as_read=False
+            )
             proved = verify_archive(reader, check=control.check, on_progress=on_progress)
     finally:
         hasher.join()
@@ -409,18 +407,6 @@ def _read_back(
             f"{expected.files} of {expected.original_size} were written",
         )
     return digest[0]
-
-
-class _Deltas:
-    """Turns running totals of a reader into steps of progress."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._size = self._files = 0
-
-    def __call__(self, size: int, files: int) -> None:
-        self._progress.advance(size - self._size, files - self._files, work=_READ_BACK_WORK)
-        self._size, self._files = size, files
 
 
 def hash_file(fd: int, check: Callable[[], None]) -> str:

@@ -130,8 +130,10 @@ class RestoreHandler:
         with open_archive(archive) as file, self._target(run, folder) as root:
             try:
                 found = extract_to_staging(
-                    file, archive.format, root.fd, staging,
-                    original_size=size, paths=paths, control=run.control, progress=run.progress,
+                    file,
+                    archive,
+                    root.fd,
+                    staging, paths=paths, control=run.control, progress=run.progress,
                 )  # fmt: skip
                 for warning in found.warnings:
                     run.problem(

@@ -37,4 +37,12 @@ def as_archive(row: BackupRow) -> StoredArchive:
     """A COMPLETED backup's file."""
     if row.file_name is None or row.size is None or row.sha256 is None:
         raise AssertionError("a completed backup has a file")
-    return StoredArchive(row.folder, row.file_name, ArchiveFormat[row.format], row.size, row.sha256)
+    return StoredArchive(
+        folder=row.folder,
+        file_name=row.file_name,
+        format=ArchiveFormat[row.format],
+        size=row.size,
+        sha256=row.sha256,
+        original_size=int(row.statistics["original_size"]),
+        files=int(row.statistics["files"]),
+    )
