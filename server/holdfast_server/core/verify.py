@@ -10,8 +10,8 @@ from typing import BinaryIO
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.reader import Limits, open_reader
 from holdfast_server.archive.verify import structure, verify_archive
-from holdfast_server.core.backup import hash_file
 from holdfast_server.core.control import Control, Progress, ReadingProgress
+from holdfast_server.core.read_back import hash_file
 from holdfast_server.errors import DataLoss, Reason, Unavailable
 from holdfast_server.storage.names import escape
 

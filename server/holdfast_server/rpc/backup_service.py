@@ -30,7 +30,7 @@ from holdfast_server.rpc.parse import (
 )
 from holdfast_server.rpc.services import Services
 from holdfast_server.rpc.watching import stream_task
-from holdfast_server.tasks.backup import BackupOrder
+from holdfast_server.tasks.backup_orders import BackupOrder
 from holdfast_server.tasks.stored import as_archive, require_backup, require_finished
 
 __all__ = ["BackupServicer"]
