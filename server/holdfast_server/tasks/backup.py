@@ -53,6 +53,7 @@ from holdfast_server.storage.local import free_bytes, translate_os_error
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.run import Outcome, TaskRun, error_record
+from holdfast_server.tasks.sources import open_source
 from holdfast_server.wallets.classify import WalletCounters
 
 __all__ = ["BackupHandler"]
@@ -304,7 +305,7 @@ class BackupHandler:
         return _Outcome(entry, Statistics(), error=failure)
 
     def _source(self, entry: dict[str, Any]) -> OpenFolder:
-        return self._policy.check_source(base64.b64decode(entry["path"]), "source_ids")
+        return open_source(self._policy, entry["source_id"], base64.b64decode(entry["path"]))
 
     def _destination(self, request: dict[str, Any], source: OpenFolder) -> OpenFolder:
         path = base64.b64decode(request["folder"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import uuid
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,12 +30,11 @@ from holdfast_server.catalog.rows import (
 )
 from holdfast_server.clock import Clock
 from holdfast_server.core.selection import check_patterns
-from holdfast_server.errors import FailedPrecondition, HoldfastError, Reason, Unavailable, invalid_field
+from holdfast_server.errors import FailedPrecondition, HoldfastError, Reason, invalid_field
 from holdfast_server.storage.folder import OpenFolder
-from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.engine import NewTask, TaskEngine
-from holdfast_server.tasks.sources import check_display_name, source_not_found
+from holdfast_server.tasks.sources import check_display_name, open_source, source_not_found, source_suspended
 
 __all__ = ["BackupOrder", "BackupOrders"]
 
@@ -78,8 +78,9 @@ class BackupOrders:
             return known
         with self._database.read() as connection:
             chosen = _choose(connection, order)
+        opened = self._open(order, chosen)
         with ExitStack() as stack:
-            opened = [stack.enter_context(self._open(row)) for row in chosen]
+            stack.callback(_close, opened)
             folder = self._policy.check_destination(
                 order.folder, "archive.folder", sources=opened, create=order.create_folder, dry_run=order.dry_run
             )
@@ -87,13 +88,25 @@ class BackupOrders:
                 stack.enter_context(folder)
             return self._engine.create(partial(self._file, order, principal), key)
 
-    def _open(self, row: SourceRow) -> OpenFolder:
-        try:
-            return self._policy.check_source(row.path, "source_ids")
-        except FailedPrecondition as error:
-            if error.reason is not Reason.FOLDER_NOT_FOUND:
-                raise
-            raise _offline(row) from error
+    def _open(self, order: BackupOrder, chosen: Sequence[SourceRow]) -> list[OpenFolder]:
+        """The sources' folders.
+
+        With `all_wallets` those that cannot be opened now are left to fail in the task, so that an unplugged wallet
+        neither keeps the others from being backed up nor goes unnoticed.
+        """
+        opened: list[OpenFolder] = []
+        failure: HoldfastError | None = None
+        for row in chosen:
+            try:
+                opened.append(open_source(self._policy, row.source_id, row.path))
+            except HoldfastError as error:
+                if not order.all_wallets:
+                    _close(opened)
+                    raise
+                failure = failure or error
+        if failure is not None and not opened:
+            raise failure
+        return opened
 
     def _file(self, order: BackupOrder, principal: str, connection: sa.Connection) -> NewTask:
         chosen = _choose(connection, order)  # once more: the world may have moved since the folders were opened
@@ -180,16 +193,10 @@ def _choose(connection: sa.Connection, order: BackupOrder) -> list[SourceRow]:
         if source_id not in found:
             raise source_not_found(source_id)
         if found[source_id].state == SourceState.SUSPENDED:
-            raise FailedPrecondition(
-                Reason.SOURCE_SUSPENDED, f"source {source_id} is suspended", metadata={"source_id": source_id}
-            )
+            raise source_suspended(source_id)
     return [found[source_id] for source_id in order.source_ids]
 
 
-def _offline(row: SourceRow) -> HoldfastError:
-    path = escape(row.path)
-    return Unavailable(
-        Reason.SOURCE_OFFLINE,
-        f"source {row.source_id} cannot be reached at {path}",
-        metadata={"source_id": row.source_id, "path": path},
-    )
+def _close(folders: Sequence[OpenFolder]) -> None:
+    for folder in folders:
+        folder.close()
