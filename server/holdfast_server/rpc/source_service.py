@@ -38,9 +38,8 @@ class SourceServicer(source_service_pb2_grpc.SourceServiceServicer):
         self, request: pb.RegisterSourceRequest, context: grpc.ServicerContext
     ) -> pb.RegisterSourceResponse:
         del context
-        kind = None
-        if not (request.discover_wallets and request.kind == source_pb2.SOURCE_KIND_UNSPECIFIED):
-            kind = SourceKind(enum_name(source_pb2.SourceKind, request.kind, "kind"))
+        usual = SourceKind.WALLET if request.discover_wallets else SourceKind.DIRECTORY
+        kind = SourceKind(enum_name(source_pb2.SourceKind, request.kind, "kind", default=usual))
         order = SourceOrder(
             path=parse_path(request.path, "path"),
             kind=kind,
@@ -49,7 +48,7 @@ class SourceServicer(source_service_pb2_grpc.SourceServiceServicer):
             ignore=tuple(request.ignore),
             discover_wallets=request.discover_wallets,
         )
-        key = request_key(request, "RegisterSource", current_principal().name, {})
+        key = request_key(request, "RegisterSource", current_principal().name, {"kind": kind.value})
         made = self._services.sources.register(order, key)
         return pb.RegisterSourceResponse(
             sources=[source_message(row) for row in made.sources],
