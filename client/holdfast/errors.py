@@ -1,4 +1,3 @@
-# ruff: noqa: N818  the names are those of the canonical codes
 """Everything that can go wrong, as one exception tree; a caller of this library meets no other errors of the service.
 
 HoldfastError

@@ -24,9 +24,9 @@ def size(number: int | None) -> str:
     return f"{value:.1f} {_UNITS[-1]}"
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str = "") -> str:
     """`1 file`, `1,204 files`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {plural or noun + 's'}"
 
 
 def span(value: timedelta | None) -> str:

@@ -61,7 +61,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     from holdfast_server.rpc.interceptors import CallInterceptor, StreamPlaces
     from holdfast_server.rpc.registry import NOT_BUILT_FILES, Services, register_services
     from holdfast_server.rpc.server import NotBuiltYet, build_server
-    from holdfast_server.tasks.backup import BackupOrders
+    from holdfast_server.tasks.backup_orders import BackupOrders
     from holdfast_server.tasks.engine import TaskEngine
     from holdfast_server.tasks.queue import DbosQueue, migrate_queue
     from holdfast_server.tasks.restore import RestoreOrders

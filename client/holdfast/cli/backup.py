@@ -13,7 +13,7 @@ from holdfast.cli.session import Command, Session, pass_session
 from holdfast.cli.watching import start
 from holdfast.download import Download
 from holdfast.enums import ArchiveFormat, OnSourceError, VerifyLevel
-from holdfast.models import Backup
+from holdfast.models import Backup, BackupStatistics
 from holdfast.text import count, local_time, percent, safe, size
 
 __all__ = ["backup", "write_download"]
@@ -201,35 +201,37 @@ def _bar(session: Session) -> Progress:
 
 
 def _show(session: Session, one: Backup) -> None:
-    statistics = one.statistics
-    session.record(
+    pairs = [
+        ("id", one.backup_id),
+        ("name", one.name),
+        ("source", one.source_id),
+        ("state", str(one.state) + (", locked" if one.locked else "")),
+        ("complete", "yes" if one.complete else "no"),
+        ("archive", one.storage_path),
+        ("size", "" if one.size is None else size(one.size)),
+        ("sha256", one.sha256),
+        ("made", local_time(one.create_time)),
+        ("completed", local_time(one.complete_time)),
+        ("task", one.task_id),
+        ("ignored", "  ".join(one.ignore)),
+    ]
+    if one.statistics is not None:
+        pairs.append(("content", _content(one.statistics)))
+    for proof in one.verifications:
+        level, result = proof.level.lower().replace("_", "-"), "ok" if proof.ok else "DAMAGED"
+        checked = f"{count(proof.files_checked, 'file')}, {size(proof.bytes_checked)}"
+        pairs.append(("verified", f"{local_time(proof.time)}  {level}  {result}  {checked}"))
+    session.record(pairs)
+
+
+def _content(statistics: BackupStatistics) -> str:
+    ratio = percent(statistics.stored_size, statistics.original_size)
+    return ", ".join(
         [
-            ("id", one.backup_id),
-            ("name", one.name),
-            ("source", one.source_id),
-            ("state", str(one.state) + (", locked" if one.locked else "")),
-            ("complete", "yes" if one.complete else "no"),
-            ("archive", one.storage_path),
-            ("size", "" if one.size is None else size(one.size)),
-            ("sha256", one.sha256),
-            ("made", local_time(one.create_time)),
-            ("completed", local_time(one.complete_time)),
-            ("task", one.task_id),
-            ("ignored", "  ".join(one.ignore)),
-        ]
-    )
-    if statistics is not None:
-        ratio = percent(statistics.stored_size, statistics.original_size)
-        counts = [
             count(statistics.files, "file"),
-            f"{statistics.directories:,} directories",
+            count(statistics.directories, "directory", "directories"),
             f"{size(statistics.original_size)} -> {size(statistics.stored_size)} ({ratio})",
             f"{statistics.files_skipped:,} skipped",
             f"{statistics.files_ignored:,} ignored",
         ]
-        session.line(f"content   {', '.join(counts)}")
-    for proof in one.verifications:
-        result = "ok" if proof.ok else "DAMAGED"
-        checked = f"{count(proof.files_checked, 'file')}, {size(proof.bytes_checked)}"
-        level = proof.level.lower().replace("_", "-")
-        session.line(f"verified  {local_time(proof.time)}  {level}  {result}  {checked}")
+    )

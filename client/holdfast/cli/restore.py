@@ -34,7 +34,9 @@ def restore(
     detach: bool,
     request_id: str | None,
 ) -> int:
-    """Restore a backup into a new folder, every file hashed again against the backup.
+    """Restore a backup into a new folder.
+
+    Every file is hashed again and compared with the backup before the folder appears.
 
     Ctrl-C detaches from the watch; the restore goes on. A relative FOLDER is taken from here if the server is on this
     machine.

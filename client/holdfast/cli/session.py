@@ -154,6 +154,8 @@ def write_error(error: HoldfastError, *, as_json: bool) -> None:
     label = f" ({error.label})" if error.label else ""
     click.echo(f"error: {safe(error.message)}{label}", err=True)
     for violation in error.violations:
+        if error.message == f"{violation.field}: {violation.description}":
+            continue  # said already
         click.echo(f"  {safe(violation.field)}: {safe(violation.description)}", err=True)
     if error.remedy:
         click.echo(f"remedy: {safe(error.remedy)}", err=True)

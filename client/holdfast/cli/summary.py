@@ -64,7 +64,10 @@ def _backup(session: Session, task: Task, result: BackupResult) -> None:
         session.line(f"{count(result.files_skipped, 'file')} could not be backed up")
     if task.source_count > 1:
         sizes = f"{size(result.original_size)} -> {size(result.stored_size)}"
-        session.line(f"together: {count(result.files_added, 'file')}, {sizes}")
+        # `sources` holds at most 100; a sum over a part of them would not be the whole.
+        files = sum(outcome.files for outcome in result.sources)
+        counted = f"{count(files, 'file')}, " if len(result.sources) == task.source_count else ""
+        session.line(f"together: {counted}{sizes}")
     if result.coins_backed_up:
         wallets = count(result.wallets_processed, "wallet")
         session.line(f"{wallets}, {count(result.coins_backed_up, 'coin file')} among them")
@@ -120,7 +123,7 @@ def _restore(session: Session, task: Task, result: RestoreResult) -> None:
     session.line(f"restored into {safe(result.folder)}")
     parts = [
         count(result.files, "file"),
-        f"{result.directories:,} directories" if result.directories != 1 else "1 directory",
+        count(result.directories, "directory", "directories"),
         count(result.symlinks, "symlink"),
         count(result.hardlinks, "hard link"),
     ]

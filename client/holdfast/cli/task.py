@@ -78,7 +78,7 @@ def get(session: Session, task_id: str) -> int:
             ("ended", local_time(one.end_time)),
             ("attempt", str(one.attempt)),
             ("sequence", str(one.revision)),
-            ("progress", progress_line(one.progress) if one.progress is not None else ""),
+            ("progress", progress_line(one.progress) if one.progress is not None and not one.ended else ""),
             ("waits for", ", ".join(blocker.resource for blocker in one.blocked_by)),
         ]
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import uuid
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import Any, TypeVar
 
 from holdfast.cli.session import Session
 from holdfast.cli.summary import summarise
@@ -25,6 +28,45 @@ _EXIT_CODES = {
     TaskState.COMPLETED_WITH_WARNINGS: 3,
     TaskState.CANCELLED: 4,
 }
+
+
+class _Interrupts:
+    """Lets Ctrl-C come only between events, so that what was shown and the sequence to go on after always agree.
+
+    A second Ctrl-C comes at once: showing an event may hang on a pipe that nobody reads.
+    """
+
+    def __init__(self) -> None:
+        self._showing = False
+        self._pending = False
+        self._before: Any = None
+
+    def __enter__(self) -> _Interrupts:
+        # Left alone if somebody else handles it, or in a thread that may not.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            with contextlib.suppress(ValueError):
+                self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    @contextlib.contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Around the handling of one event."""
+        self._showing = True
+        yield
+        self._showing = False
+        if self._pending:
+            raise KeyboardInterrupt
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if not self._showing or self._pending:
+            raise KeyboardInterrupt
+        self._pending = True
 
 
 def task_exit_code(task: Task) -> int:
@@ -57,10 +99,11 @@ def watch_to_end(session: Session, handle: TaskHandle[R], after: int | None = No
     """Show events until the task has ended, then its result; the exit code."""
     last = after
     try:
-        with session.view() as view:
+        with _Interrupts() as interrupts, session.view() as view:
             for event in handle.watch(after, on_break=view.broken):
-                view.show(event)
-                last = event.sequence
+                with interrupts.held_back():
+                    view.show(event)
+                    last = event.sequence
     except KeyboardInterrupt:
         return _detached(session, handle.task_id, last)
     except HoldfastError:
@@ -73,9 +116,10 @@ def watch_to_end(session: Session, handle: TaskHandle[R], after: int | None = No
 def watch_all(session: Session) -> int:
     """Show the events of all tasks until Ctrl-C."""
     try:
-        with session.view() as view:
+        with _Interrupts() as interrupts, session.view() as view:
             for event in session.client.tasks.watch_all(on_break=view.broken):
-                view.show(event)
+                with interrupts.held_back():
+                    view.show(event)
     except KeyboardInterrupt:
         session.note("stopped watching; the tasks go on.")
     return DETACHED

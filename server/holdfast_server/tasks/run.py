@@ -110,6 +110,7 @@ class TaskRun:
         self._last_advance = clock.now()
         self._least_percent = float(row.progress.get("percent") or 0.0)
         self._flushing = threading.Lock()
+        self._closed = False
 
     @property
     def task_id(self) -> str:
@@ -169,8 +170,13 @@ class TaskRun:
         self.row.checkpoint.update(values)
 
     def flush(self) -> None:
-        """Write what has gathered: log lines, problems, warnings, progress. Fences itself when the attempt is over."""
+        """Write what has gathered: log lines, problems, warnings, progress. Fences itself when the attempt is over.
+
+        After the run has ended nothing is written any more: the end state is a task's last event.
+        """
         with self._flushing:
+            if self._closed:
+                return
             with self._buffer:
                 lines, self._lines = self._lines, []
                 found, self._problems = self._problems, []
@@ -243,6 +249,14 @@ class TaskRun:
             "eta_high": round(1.2 * remaining / min(rates), 1),
         }
 
+    @contextmanager
+    def _ending(self) -> Iterator[sa.Connection]:
+        """The run's last transaction; once it is committed, `flush` writes nothing more."""
+        with self._flushing:
+            with self._database.write() as connection:
+                yield connection
+            self._closed = True
+
     def complete(self, outcome: Outcome) -> TaskRow:
         """End the task COMPLETED or COMPLETED_WITH_WARNINGS, together with `outcome.commit`.
 
@@ -260,7 +274,7 @@ class TaskRun:
             "eta_low": 0.0,
             "eta_high": 0.0,
         }
-        with self._database.write() as connection:
+        with self._ending() as connection:
             row = tasks.get_task(connection, self.task_id)
             if row is None or row.attempt != self.attempt:
                 raise Fenced
@@ -296,7 +310,7 @@ class TaskRun:
             "left_behind": self.left_behind[:100],
             "worker_stopped": True,
         }
-        with self._database.write() as connection:
+        with self._ending() as connection:
             row = tasks.get_task(connection, self.task_id)
             if row is None or row.attempt != self.attempt:
                 return None
@@ -315,7 +329,7 @@ class TaskRun:
     def hand_back(self) -> None:
         """Return a drained task to the queue: a new attempt that does not count as a failed one."""
         self.flush()
-        with self._database.write() as connection:
+        with self._ending() as connection:
             tasks.move(
                 connection, self.task_id, TaskState.PENDING, self._clock.now(), fence=self.attempt,
                 attempt=self.attempt + 1, owner=None, lease_expires=None, dispatch_time=None,
