@@ -184,20 +184,30 @@ class TaskRun:
             changed = progress != self._last_progress
             if not (lines or found or changed):
                 return
-            now = self._clock.now()
-            with self._database.write(durable=False) as connection:
-                owned = True
-                if lines:
-                    owned = tasks.add_log_lines(connection, self.task_id, self.attempt, lines)
-                if found and owned:
-                    owned = self._record_problems(connection, found, now)
-                if changed and owned:
-                    recovered = self.row.recovering and self.progress.position >= self.row.high_water
-                    extra = {"recovering": False} if recovered else {}
-                    owned = tasks.record_progress(connection, self.task_id, self.attempt, progress, now, **extra)
+            try:
+                owned = self._write(lines, found, progress if changed else None)
+            except BaseException:
+                with self._buffer:
+                    self._lines[:0], self._problems[:0] = lines, found
+                raise
             self._last_progress = progress
             if not owned:
                 self.control.fence()
+
+    def _write(
+        self, lines: list[tuple[int, str, str]], found: list[dict[str, Any]], progress: dict[str, Any] | None
+    ) -> bool:
+        now, owned = self._clock.now(), True
+        with self._database.write(durable=False) as connection:
+            if lines:
+                owned = tasks.add_log_lines(connection, self.task_id, self.attempt, lines)
+            if found and owned:
+                owned = self._record_problems(connection, found, now)
+            if progress is not None and owned:
+                recovered = self.row.recovering and self.progress.position >= self.row.high_water
+                extra = {"recovering": False} if recovered else {}
+                owned = tasks.record_progress(connection, self.task_id, self.attempt, progress, now, **extra)
+        return owned
 
     def _record_problems(self, connection: sa.Connection, found: list[dict[str, Any]], now: int) -> bool:
         rows = tasks.add_problems(connection, self.task_id, self.attempt, found)
