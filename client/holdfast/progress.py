@@ -19,6 +19,7 @@ from typing import Any, Protocol, TextIO
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from holdfast.enums import TaskState
@@ -210,7 +211,10 @@ class LiveView:
             return [head]
         # A row of its own for the bar: beside the figures a terminal of 80 columns leaves it nothing.
         width = min(max(self._console.width - 2, 8), 60)
-        bar = ProgressBar(total=100, completed=progress.percent or 0, width=width, pulse=progress.percent is None)
+        bar = Table.grid()  # a ProgressBar alone ends without a line end
+        bar.add_row(
+            ProgressBar(total=100, completed=progress.percent or 0, width=width, pulse=progress.percent is None)
+        )
         figures = Text(progress_line(progress), no_wrap=True, overflow="ellipsis")
         # The end of a path says more than its beginning.
         current, room = safe(progress.current_file), max(self._console.width - 2, 8)
