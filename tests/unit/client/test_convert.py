@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from holdfast import enums, models
 from holdfast.convert import RESULTS, from_message, to_event, to_number, to_task, to_timestamp, wire_path
+from holdfast.plain import to_dict
 from holdfast.v1 import backup_pb2, restore_pb2, source_pb2, source_service_pb2, task_pb2
 
 PAIRS: list[tuple[Any, Any, set[str], set[str]]] = [
@@ -119,7 +120,7 @@ def test_to_dict_is_json() -> None:
             progress=task_pb2.Progress(eta_low=Duration(seconds=2)),
         )
     )
-    plain = json.loads(json.dumps(models.to_dict(task)))
+    plain = json.loads(json.dumps(to_dict(task)))
     assert plain["state"] == "RUNNING"
     assert plain["create_time"] == "2025-06-15T15:06:40Z"
     assert plain["progress"]["eta_low"] == 2.0
