@@ -61,7 +61,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     from holdfast_server.rpc.interceptors import CallInterceptor, StreamPlaces
     from holdfast_server.rpc.registry import NOT_BUILT_FILES, Services, register_services
     from holdfast_server.rpc.server import NotBuiltYet, build_server
-    from holdfast_server.tasks.backup import BackupOrders
+    from holdfast_server.tasks.backup_orders import BackupOrders
     from holdfast_server.tasks.engine import TaskEngine
     from holdfast_server.tasks.queue import DbosQueue, migrate_queue
     from holdfast_server.tasks.restore import RestoreOrders
@@ -98,7 +98,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
             with_reflection=config.reflection,
         )
     except OSError as error:
-        child.report(fatal=f"{error}: is another server running there? choose another [server] listen")
+        child.report(fatal=f"[server] listen: {error}: stop what runs there, or choose another")
         return 1
     stop = _stop_signals()
     pump.start()

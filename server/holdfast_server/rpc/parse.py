@@ -1,8 +1,7 @@
-"""From requests to what the engine takes: paths, pages, ids, fingerprints, and refusal of what is not built yet."""
+"""From requests to what the engine takes: paths, ids, fingerprints, and refusal of what is not built yet."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
@@ -11,16 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
 
 from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.errors import HoldfastError, Reason, Unimplemented, invalid_field
 from holdfast_server.storage.names import unescape
 
-__all__ = ["enum_name", "page_limit", "page_token", "parse_path", "parse_page_token", "refuse_unbuilt", "request_key"]
-
-_DEFAULT_PAGE = 50
-_LARGEST_PAGE = 1000
+__all__ = ["enum_name", "not_available", "parse_path", "parse_relative", "refuse_unbuilt", "request_key"]
 
 
 def parse_path(text: str, field: str) -> bytes:
@@ -56,42 +51,6 @@ def enum_name(enum: Any, value: int, field: str, default: str | None = None) -> 
     if value not in enum.values():
         raise invalid_field(field, f"has the unknown value {value}")
     return str(enum.Name(value)).removeprefix(prefix)
-
-
-def page_limit(size: int) -> int:
-    """Rows of a page: 50 by default, at most 1,000."""
-    if size < 0:
-        raise invalid_field("page_size", "must not be negative")
-    return min(size, _LARGEST_PAGE) if size else _DEFAULT_PAGE
-
-
-def page_token(position: list[Any], request: Message) -> str:
-    """An opaque token that continues after `position`, for the same request only."""
-    content = json.dumps([_page_fingerprint(request), position]).encode()
-    return base64.urlsafe_b64encode(content).decode().rstrip("=")
-
-
-def parse_page_token(request: Any) -> list[Any] | None:
-    """The position that the request's token names, None at the beginning."""
-    token = request.page_token
-    if not token:
-        return None
-    try:
-        fingerprint, position = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-    except ValueError as error:
-        raise invalid_field("page_token", "is no token of this service") from error
-    if fingerprint != _page_fingerprint(request):
-        raise invalid_field("page_token", "belongs to a request with other filters")
-    if not isinstance(position, list):
-        raise invalid_field("page_token", "is no token of this service")
-    return position
-
-
-def _page_fingerprint(request: Message) -> str:
-    values = MessageToDict(request, preserving_proto_field_name=True)
-    values.pop("page_token", None)
-    values.pop("page_size", None)
-    return hashlib.sha256(json.dumps([request.DESCRIPTOR.name, values], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def request_key(request: Any, method: str, principal: str, defaults: Mapping[str, Any]) -> RequestKey | None:

@@ -184,6 +184,13 @@ class TaskEngine:
         """Start what can start, inside the transaction that ended a task."""
         self._admit(connection)
 
+    def give_back(self, task_id: str, attempt: int) -> None:
+        """Return an attempt that was taken from the queue and will not be run here. Nothing counts against the task."""
+        with self._database.write() as connection:
+            row = tasks.get_task(connection, task_id)
+            if row is not None and row.attempt == attempt:
+                self._dispatch_again(connection, row)
+
     def _take_over(self, connection: sa.Connection, row: TaskRow) -> None:
         now = self._clock.now()
         position = int(row.progress.get("position", 0))

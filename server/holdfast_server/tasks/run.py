@@ -69,7 +69,7 @@ class TaskHandler(Protocol):
 
 @dataclass(slots=True)
 class _Speed:
-    """Source bytes a second over the last few seconds."""
+    """Source bytes handled a second, over the last few seconds."""
 
     samples: deque[tuple[float, int, float]] = field(default_factory=deque)
 
@@ -110,6 +110,7 @@ class TaskRun:
         self._last_advance = clock.now()
         self._least_percent = float(row.progress.get("percent") or 0.0)
         self._flushing = threading.Lock()
+        self._closed = False
 
     @property
     def task_id(self) -> str:
@@ -169,8 +170,13 @@ class TaskRun:
         self.row.checkpoint.update(values)
 
     def flush(self) -> None:
-        """Write what has gathered: log lines, problems, warnings, progress. Fences itself when the attempt is over."""
+        """Write what has gathered: log lines, problems, warnings, progress. Fences itself when the attempt is over.
+
+        After the run has ended nothing is written any more: the end state is a task's last event.
+        """
         with self._flushing:
+            if self._closed:
+                return
             with self._buffer:
                 lines, self._lines = self._lines, []
                 found, self._problems = self._problems, []
@@ -178,20 +184,30 @@ class TaskRun:
             changed = progress != self._last_progress
             if not (lines or found or changed):
                 return
-            now = self._clock.now()
-            with self._database.write(durable=False) as connection:
-                owned = True
-                if lines:
-                    owned = tasks.add_log_lines(connection, self.task_id, self.attempt, lines)
-                if found and owned:
-                    owned = self._record_problems(connection, found, now)
-                if changed and owned:
-                    recovered = self.row.recovering and self.progress.position >= self.row.high_water
-                    extra = {"recovering": False} if recovered else {}
-                    owned = tasks.record_progress(connection, self.task_id, self.attempt, progress, now, **extra)
+            try:
+                owned = self._write(lines, found, progress if changed else None)
+            except BaseException:
+                with self._buffer:
+                    self._lines[:0], self._problems[:0] = lines, found
+                raise
             self._last_progress = progress
             if not owned:
                 self.control.fence()
+
+    def _write(
+        self, lines: list[tuple[int, str, str]], found: list[dict[str, Any]], progress: dict[str, Any] | None
+    ) -> bool:
+        now, owned = self._clock.now(), True
+        with self._database.write(durable=False) as connection:
+            if lines:
+                owned = tasks.add_log_lines(connection, self.task_id, self.attempt, lines)
+            if found and owned:
+                owned = self._record_problems(connection, found, now)
+            if progress is not None and owned:
+                recovered = self.row.recovering and self.progress.position >= self.row.high_water
+                extra = {"recovering": False} if recovered else {}
+                owned = tasks.record_progress(connection, self.task_id, self.attempt, progress, now, **extra)
+        return owned
 
     def _record_problems(self, connection: sa.Connection, found: list[dict[str, Any]], now: int) -> bool:
         rows = tasks.add_problems(connection, self.task_id, self.attempt, found)
@@ -204,7 +220,7 @@ class TaskRun:
 
     def _snapshot(self) -> dict[str, Any]:
         progress, now = self.progress, self._clock.monotonic()
-        self._speed.add(now, progress.original_size, float(progress.position))
+        self._speed.add(now, progress.handled, float(progress.position))
         rate, work_rate = self._speed.rates()
         percent = progress.percent
         if percent is not None:
@@ -243,6 +259,14 @@ class TaskRun:
             "eta_high": round(1.2 * remaining / min(rates), 1),
         }
 
+    @contextmanager
+    def _ending(self) -> Iterator[sa.Connection]:
+        """The run's last transaction; once it is committed, `flush` writes nothing more."""
+        with self._flushing:
+            with self._database.write() as connection:
+                yield connection
+            self._closed = True
+
     def complete(self, outcome: Outcome) -> TaskRow:
         """End the task COMPLETED or COMPLETED_WITH_WARNINGS, together with `outcome.commit`.
 
@@ -250,8 +274,17 @@ class TaskRun:
         """
         self.flush()
         now = self._clock.now()
-        progress = {**self._last_progress, "percent": 100.0, "phase": "done", "eta_low": 0.0, "eta_high": 0.0}
-        with self._database.write() as connection:
+        seconds = max(self._clock.monotonic() - self._started, 1e-3)
+        progress = {
+            **self._last_progress,
+            "percent": 100.0,
+            "phase": "done",
+            "current_file": "",
+            "bytes_per_second": round(self.progress.original_size / seconds),
+            "eta_low": 0.0,
+            "eta_high": 0.0,
+        }
+        with self._ending() as connection:
             row = tasks.get_task(connection, self.task_id)
             if row is None or row.attempt != self.attempt:
                 raise Fenced
@@ -287,7 +320,7 @@ class TaskRun:
             "left_behind": self.left_behind[:100],
             "worker_stopped": True,
         }
-        with self._database.write() as connection:
+        with self._ending() as connection:
             row = tasks.get_task(connection, self.task_id)
             if row is None or row.attempt != self.attempt:
                 return None
@@ -306,7 +339,7 @@ class TaskRun:
     def hand_back(self) -> None:
         """Return a drained task to the queue: a new attempt that does not count as a failed one."""
         self.flush()
-        with self._database.write() as connection:
+        with self._ending() as connection:
             tasks.move(
                 connection, self.task_id, TaskState.PENDING, self._clock.now(), fence=self.attempt,
                 attempt=self.attempt + 1, owner=None, lease_expires=None, dispatch_time=None,

@@ -75,7 +75,8 @@ class Worker:
         self._housekeeper = housekeeper
         self._clock = clock
         self._lease = lease_seconds
-        self._runs: dict[str, TaskRun] = {}
+        # By attempt too: a process that was frozen past its lease may run an old and a new one side by side.
+        self._runs: dict[tuple[str, int], TaskRun] = {}
         self._runs_lock = threading.Lock()
         self._draining = threading.Event()
         self._stopped = threading.Event()
@@ -120,7 +121,7 @@ class Worker:
         if run is None:
             return "fenced"
         with self._runs_lock:
-            self._runs[task_id] = run
+            self._runs[task_id, attempt] = run
         try:
             return self._run(run, self._handlers[TaskKind(run.row.kind)])
         except Exception:  # noqa: BLE001  logged, and the loop goes on
@@ -128,13 +129,12 @@ class Worker:
             return "lost"
         finally:
             with self._runs_lock:
-                self._runs.pop(task_id, None)
+                self._runs.pop((task_id, attempt), None)
             self._admit()
 
     def _claim(self, task_id: str, attempt: int) -> TaskRun | None:
         if self._draining.is_set():
-            with self._database.write() as connection:
-                tasks.update_attempt(connection, task_id, attempt, attempt=attempt + 1, dispatch_time=None)
+            self._engine.give_back(task_id, attempt)
             return None
         now = self._clock.now()
         lease: dict[str, Any] = {"owner": self._owner, "lease_expires": now + self._lease_length}

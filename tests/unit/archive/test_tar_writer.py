@@ -202,6 +202,7 @@ def test_extraction_by_common_tools(archive: Archive, tmp_path: Path, tool: str)
         b"dots...",
         b"n" * 255,
         b"raw\xff",
+        "e\u0301 decomposed".encode(),
         b"q" * 101,
     ]
     archive.add([file(name, b"of " + name) for name in names])

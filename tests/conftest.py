@@ -1,0 +1,42 @@
+"""Shared by all tests: servers, and how many examples hypothesis tries (HYPOTHESIS_PROFILE=soak tries many).
+
+There is a server for each test that hurts it, and one shared by those of a worker process that do not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.harness import Server
+
+settings.register_profile("quick", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("soak", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture
+def new_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Makes servers that this test alone uses; all of them are gone afterwards."""
+    made: list[Server] = []
+
+    def make(name: str = "server", **values: Any) -> Server:
+        server = Server(tmp_path / name, **values)
+        made.append(server)
+        return server.start()
+
+    yield make
+    for server in made:
+        server.kill_all()
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that no test stops, kills or fills its queues for good."""
+    with Server(tmp_path_factory.mktemp("shared"), environment={"HOLDFAST_SERVER_HEARTBEAT_SECONDS": "0.3"}) as server:
+        yield server
