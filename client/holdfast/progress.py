@@ -24,7 +24,8 @@ from rich.text import Text
 
 from holdfast.enums import TaskState
 from holdfast.errors import HoldfastError
-from holdfast.models import Event, Progress, Task, TaskProblem, to_dict
+from holdfast.models import Event, Progress, Task, TaskProblem
+from holdfast.plain import to_dict
 from holdfast.text import count, progress_line, safe, size, task_title
 
 __all__ = ["JsonView", "LiveView", "PlainView", "SilentView", "View"]
