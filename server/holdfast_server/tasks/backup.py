@@ -397,7 +397,7 @@ def _summary(run: TaskRun, outcomes: Sequence[_Outcome]) -> Outcome:
         "wallets_processed": sum(outcome.entry["kind"] == SourceKind.WALLET for outcome in good),
         "coins_backed_up": wallet.coins_backed_up,
         "output_files": [escape(outcome.output) for outcome in good if outcome.output][:_SHOWN],
-        "files_added": wallet.files_added,
+        "files_added": total.files + total.hardlinks,
         "files_skipped": total.files_skipped,
         "files_reencrypted": wallet.files_reencrypted,
         "files_added_plaintext": wallet.files_added_plaintext,
