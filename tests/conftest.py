@@ -29,7 +29,5 @@ def new_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that no test stops, kills or fills its queues for good."""
-    with Server(
-        tmp_path_factory.mktemp("shared"), environment={"HOLDFAST_SERVER_HEARTBEAT_SECONDS": "0.3"}
-    ) as server:
+    with Server(tmp_path_factory.mktemp("shared"), environment={"HOLDFAST_SERVER_HEARTBEAT_SECONDS": "0.3"}) as server:
         yield server

@@ -1,7 +1,7 @@
 """SIGKILL, SIGSTOP and SIGTERM at seeded random moments: what was promised before stays true after.
 
-A fault counts only when it fired: the processes are frozen first, the catalog must say that the task is still alive, and
-only then are they killed. HOLDFAST_KILLS sets how many kills the random tests make, HOLDFAST_SEED their seed.
+A fault counts only when it fired: the processes are frozen first, the catalog must say that the task is still alive,
+and only then are they killed. HOLDFAST_KILLS sets how many kills the random tests make, HOLDFAST_SEED their seed.
 """
 
 from __future__ import annotations
