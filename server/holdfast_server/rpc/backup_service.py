@@ -61,14 +61,14 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
     def ListBackups(self, request: pb.ListBackupsRequest, context: grpc.ServicerContext) -> pb.ListBackupsResponse:
         del context
         refuse_unbuilt(request, "repository_id", "show_deleted")
-        limit, position = page_limit(request.page_size), parse_page_token(request)
+        limit, position = page_limit(request.page_size), parse_page_token(request, int, str)
         chosen = backups.BackupFilter(
             source_id=request.source_id or None,
             task_id=request.task_id or None,
             states=[enum_name(backup_pb2.BackupState, state, "states") for state in request.states],
             kinds=[enum_name(backup_pb2.BackupKind, kind, "kinds") for kind in request.kinds],
         )
-        before = (int(position[0]), str(position[1])) if position else None
+        before = (position[0], position[1]) if position else None
         with self._services.database.read() as connection:
             rows = backups.list_backups(connection, chosen, limit=limit + 1, before=before)
             page = rows[:limit]

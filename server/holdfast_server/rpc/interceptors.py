@@ -67,9 +67,15 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler | None:
         handler = continuation(details)
-        if handler is None or handler.request_streaming:
-            return handler
+        if handler is None:
+            return None
         public = details.method.startswith(self._open)
+        if handler.request_streaming:  # reflection is the only such service
+            return grpc.stream_stream_rpc_method_handler(
+                self._stream(handler.stream_stream, public, details.method),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._stream(handler.unary_stream, public, details.method),
@@ -99,14 +105,14 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         return call
 
     def _stream(self, behaviour: Callable[..., Any], public: bool, method: str) -> Callable[..., Any]:
-        def call(request: Message, context: grpc.ServicerContext) -> Iterator[Any]:
+        def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             request_id = self._enter(context)
             placed = False
             try:
                 if not public:
                     self._admit(request, context)
-                    self._places.take()
-                    placed = True
+                self._places.take()  # public ones too: each holds a thread
+                placed = True
                 yield from behaviour(request, context)
             except HoldfastError as error:
                 abort(context, error)
@@ -127,10 +133,11 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         context.set_trailing_metadata((("holdfast-request-id", request_id),))
         return request_id
 
-    def _admit(self, request: Message, context: grpc.ServicerContext) -> None:
+    def _admit(self, request: object, context: grpc.ServicerContext) -> None:
         values = [str(value) for key, value in context.invocation_metadata() if key == "authorization"]
         _principal.set(self._authenticator.authenticate(values))
-        refuse_unknown_fields(request)
+        if isinstance(request, Message):  # calls not built yet and streams of requests are not parsed here
+            refuse_unknown_fields(request)
 
     def _defect(self, context: grpc.ServicerContext, method: str, request_id: str, error: Exception) -> None:
         if not context.is_active() or context.code() is not None:

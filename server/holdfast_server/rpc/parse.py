@@ -12,15 +12,31 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.errors import HoldfastError, Reason, Unimplemented, invalid_field
 from holdfast_server.storage.names import unescape
 
-__all__ = ["enum_name", "page_limit", "page_token", "parse_path", "parse_page_token", "refuse_unbuilt", "request_key"]
+__all__ = [
+    "LARGEST",
+    "enum_name",
+    "not_available",
+    "page_limit",
+    "page_token",
+    "parse_page_token",
+    "parse_path",
+    "parse_relative",
+    "parse_time",
+    "refuse_unbuilt",
+    "request_key",
+]
 
 _DEFAULT_PAGE = 50
 _LARGEST_PAGE = 1000
+#: What the catalog's integers can hold.
+LARGEST = 2**63 - 1
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 
 
 def parse_path(text: str, field: str) -> bytes:
@@ -71,20 +87,28 @@ def page_token(position: list[Any], request: Message) -> str:
     return base64.urlsafe_b64encode(content).decode().rstrip("=")
 
 
-def parse_page_token(request: Any) -> list[Any] | None:
-    """The position that the request's token names, None at the beginning."""
+def parse_page_token(request: Any, *kinds: type[int] | type[str]) -> list[Any] | None:
+    """The position that the request's token names, of the given types; None at the beginning."""
     token = request.page_token
     if not token:
         return None
     try:
         fingerprint, position = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-    except ValueError as error:
+        fits = isinstance(position, list) and [type(one) for one in position] == list(kinds)
+    except (ValueError, TypeError, RecursionError) as error:
         raise invalid_field("page_token", "is no token of this service") from error
     if fingerprint != _page_fingerprint(request):
         raise invalid_field("page_token", "belongs to a request with other filters")
-    if not isinstance(position, list):
+    if not fits or any(isinstance(one, int) and abs(one) > LARGEST for one in position):
         raise invalid_field("page_token", "is no token of this service")
-    return position
+    return list(position)
+
+
+def parse_time(time: Timestamp, field: str) -> int:
+    """Microseconds of a timestamp in the range that protobuf defines (years 1 to 9999)."""
+    if not (_FIRST_SECOND <= time.seconds <= _LAST_SECOND and 0 <= time.nanos < 1_000_000_000):
+        raise invalid_field(field, "is no valid timestamp")
+    return int(time.seconds * 1_000_000 + time.nanos // 1000)
 
 
 def _page_fingerprint(request: Message) -> str:
@@ -114,7 +138,7 @@ def parse_uuid(text: str, field: str) -> str:
         parsed = str(uuid.UUID(text))
     except ValueError:
         parsed = ""
-    if parsed != text.lower():
+    if not parsed or parsed != text.lower():
         raise invalid_field(field, "must be a UUID", value=text[:80])
     return parsed
 

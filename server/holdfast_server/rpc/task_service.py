@@ -14,7 +14,15 @@ from holdfast_server.catalog.rows import LogRow, TaskRow
 from holdfast_server.errors import Reason, Unavailable, invalid_field
 from holdfast_server.rpc.convert import log_line_message, log_line_text, problem_message, task_message
 from holdfast_server.rpc.download import text_parts
-from holdfast_server.rpc.parse import enum_name, page_limit, page_token, parse_page_token, refuse_unbuilt
+from holdfast_server.rpc.parse import (
+    LARGEST,
+    enum_name,
+    page_limit,
+    page_token,
+    parse_page_token,
+    parse_time,
+    refuse_unbuilt,
+)
 from holdfast_server.rpc.services import Services
 from holdfast_server.rpc.watching import stream_all, stream_task
 
@@ -39,8 +47,8 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def ListTasks(self, request: pb.ListTasksRequest, context: grpc.ServicerContext) -> pb.ListTasksResponse:
         del context
         refuse_unbuilt(request, "schedule_id")
-        limit, position = page_limit(request.page_size), parse_page_token(request)
-        before = (int(position[0]), str(position[1])) if position else None
+        limit, position = page_limit(request.page_size), parse_page_token(request, int, str)
+        before = (position[0], position[1]) if position else None
         with self._services.database.read() as connection:
             rows = tasks.list_tasks(connection, _filter(request), limit=limit + 1, before=before)
         messages: list[task_pb2.Task] = []
@@ -59,13 +67,13 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         self, request: pb.ListTaskProblemsRequest, context: grpc.ServicerContext
     ) -> pb.ListTaskProblemsResponse:
         del context
-        limit, position = page_limit(request.page_size), parse_page_token(request)
+        limit, position = page_limit(request.page_size), parse_page_token(request, int)
         self._services.engine.get(request.task_id)
         with self._services.database.read() as connection:
             rows = tasks.list_problems(
                 connection,
                 request.task_id,
-                int(position[0]) if position else 0,
+                position[0] if position else 0,
                 limit + 1,
                 source_id=request.source_id or None,
             )
@@ -93,7 +101,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def StreamTaskLog(
         self, request: pb.StreamTaskLogRequest, context: grpc.ServicerContext
     ) -> Iterator[task_pb2.TaskLogChunk]:
-        line = max(request.from_line, 1)
+        line = min(max(request.from_line, 1), LARGEST)
         while context.is_active():
             # The state is read before the lines: an ended task's log is complete.
             row = self._services.engine.get(request.task_id)
@@ -103,7 +111,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             if lines or last:
                 yield task_pb2.TaskLogChunk(
                     lines=[log_line_message(one) for one in lines],
-                    total_lines=max(row.log_lines, line - 1),
+                    total_lines=max(row.log_lines, lines[-1].line_number if lines else 0),
                     ended=row.ended and last,
                 )
             if last:
@@ -141,7 +149,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 
 def _filter(request: pb.ListTasksRequest) -> tasks.TaskFilter:
     def time_of(field: str) -> int | None:
-        return getattr(request, field).ToMicroseconds() if request.HasField(field) else None
+        return parse_time(getattr(request, field), field) if request.HasField(field) else None
 
     origin = enum_name(task_pb2.TaskOrigin, request.origin, "origin", default="")
     return tasks.TaskFilter(
