@@ -301,6 +301,46 @@ class Server:
         assert sent, f"there is no {role} to signal"
         return sent
 
+    def freeze(self, pids: Sequence[int]) -> bool:
+        """SIGSTOP between two writes: a frozen writer would hold the whole catalog. False when one of them is gone."""
+        while True:
+            try:
+                for pid in pids:
+                    os.kill(pid, signal.SIGSTOP)
+            except ProcessLookupError:
+                return False
+            until(lambda: all(is_stopped(pid) for pid in pids), "the freeze", pause=0.0005)
+            if self._can_write():
+                return True
+            self.thaw(pids)
+
+    def thaw(self, pids: Sequence[int]) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def frozen_worker(self) -> Iterator[list[int]]:
+        """The workers stand still inside the block: what is queued meanwhile stays queued."""
+        pids = self.pids("worker")
+        assert pids
+        assert self.freeze(pids)
+        try:
+            yield pids
+        finally:
+            self.thaw(pids)
+
+    def _can_write(self) -> bool:
+        connection = sqlite3.connect(self.data_dir / "state.sqlite", timeout=0.2, isolation_level=None)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            connection.close()
+        return True
+
     def kill_all(self) -> None:
         """SIGKILL of everything at once; the supervisor first, so that it restarts nothing."""
         if self._channel is not None:
@@ -458,6 +498,14 @@ class _Details(grpc.ClientCallDetails):
     credentials: Any
     wait_for_ready: Any
     compression: Any
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process stands still: stopped by a signal, or gone."""
+    try:
+        return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] in "TtZX"
+    except OSError:
+        return True
 
 
 def sha256_of(path: Path | bytes) -> str:

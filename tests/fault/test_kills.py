@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import grpc
 import pytest
 
 from holdfast.v1 import task_pb2, task_service_pb2
-from tests.harness import ENDED, Server, failure_of, make_tree, sha256_of, snapshot, until
+from tests.harness import Server, failure_of, is_stopped, make_tree, sha256_of, snapshot, until
 
 KILLS = int(os.environ.get("HOLDFAST_KILLS", "10"))
 SEED = int(os.environ.get("HOLDFAST_SEED", "2026"))
@@ -41,7 +40,7 @@ def freeze_and_kill(server: Server, roles: list[str], task_id: str) -> bool:
                 frozen.append(pid)
             except ProcessLookupError:
                 continue
-    until(lambda: all(stopped(pid) for pid in frozen), "the freeze", pause=0.0005)
+    until(lambda: all(is_stopped(pid) for pid in frozen), "the freeze", pause=0.0005)
     alive = server.task_row(task_id)["state"] in LIVE
     for pid in frozen:
         try:
@@ -56,31 +55,13 @@ def freeze_and_kill(server: Server, roles: list[str], task_id: str) -> bool:
     return alive
 
 
-def stopped(pid: int) -> bool:
-    try:
-        return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] in "TtZX"
-    except OSError:
-        return True
-
-
 def freeze_worker(server: Server, task_id: str) -> int:
-    """SIGSTOP the worker of a task between two of its writes: a frozen writer would hold the whole catalog."""
-    while True:
-        pid = owner_of(server, task_id)
-        assert pid, "the task ended too early"
-        os.kill(pid, signal.SIGSTOP)
-        until(lambda frozen=pid: stopped(frozen), "the freeze", pause=0.0005)
-        connection = sqlite3.connect(server.data_dir / "state.sqlite", timeout=0.2, isolation_level=None)
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-        except sqlite3.OperationalError:
-            os.kill(pid, signal.SIGCONT)
-            continue
-        finally:
-            connection.close()
-        assert server.task_row(task_id)["state"] in LIVE, "the task ended too early"
-        return pid
+    """SIGSTOP the worker of a live task."""
+    pid = owner_of(server, task_id)
+    assert pid, "the task ended too early"
+    assert server.freeze([pid])
+    assert server.task_row(task_id)["state"] in LIVE, "the task ended too early"
+    return pid
 
 
 def wait_for_moment(server: Server, task_id: str, rng: random.Random, duration: float) -> None:
@@ -349,4 +330,3 @@ def test_a_second_server_on_the_same_data_directory_is_refused(new_server: MakeS
         # Its own start takes the address file away; the refusal must come before anything is served.
         rival.start()
     assert server.pids("worker")
-    assert ENDED

@@ -59,14 +59,14 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
     def ListBackups(self, request: pb.ListBackupsRequest, context: grpc.ServicerContext) -> pb.ListBackupsResponse:
         del context
         refuse_unbuilt(request, "repository_id", "show_deleted")
-        start = page_start(request)
+        start = page_start(request, int, str)
         chosen = backups.BackupFilter(
             source_id=request.source_id or None,
             task_id=request.task_id or None,
             states=[enum_name(backup_pb2.BackupState, state, "states") for state in request.states],
             kinds=[enum_name(backup_pb2.BackupKind, kind, "kinds") for kind in request.kinds],
         )
-        before = (int(start[0]), str(start[1])) if start else None
+        before = (start[0], start[1]) if start else None
         with self._services.database.read() as connection:
             rows = backups.list_backups(connection, chosen, limit=page_limit(request.page_size) + 1, before=before)
             proofs = backups.verifications_of(connection, [row.backup_id for row in rows])

@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from holdfast_server.errors import invalid_field
+from holdfast_server.rpc.parse import LARGEST
 
 __all__ = ["cut_page", "page_limit", "page_start"]
 
@@ -30,20 +31,21 @@ def page_limit(size: int) -> int:
     return min(size, _MOST_ROWS) if size else _DEFAULT_ROWS
 
 
-def page_start(request: Any) -> list[Any] | None:
-    """The position that the request's token names, None at the beginning."""
+def page_start(request: Any, *kinds: type[int] | type[str]) -> list[Any] | None:
+    """The position that the request's token names, of the given types; None at the beginning."""
     token = request.page_token
     if not token:
         return None
     try:
         fingerprint, position = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-    except (ValueError, TypeError) as error:
+        fits = isinstance(position, list) and [type(one) for one in position] == list(kinds)
+    except (ValueError, TypeError, RecursionError) as error:
         raise invalid_field("page_token", "is no token of this service") from error
     if fingerprint != _fingerprint(request):
         raise invalid_field("page_token", "belongs to a request with other filters")
-    if not isinstance(position, list):
+    if not fits or any(isinstance(one, int) and abs(one) > LARGEST for one in position):
         raise invalid_field("page_token", "is no token of this service")
-    return position
+    return list(position)
 
 
 def cut_page(

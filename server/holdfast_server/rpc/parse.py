@@ -10,12 +10,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.errors import HoldfastError, Reason, Unimplemented, invalid_field
 from holdfast_server.storage.names import unescape
 
-__all__ = ["enum_name", "not_available", "parse_path", "parse_relative", "refuse_unbuilt", "request_key"]
+__all__ = [
+    "LARGEST",
+    "enum_name",
+    "not_available",
+    "parse_path",
+    "parse_relative",
+    "parse_time",
+    "refuse_unbuilt",
+    "request_key",
+]
+
+#: What the catalog's integers can hold.
+LARGEST = 2**63 - 1
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 
 
 def parse_path(text: str, field: str) -> bytes:
@@ -53,6 +67,13 @@ def enum_name(enum: Any, value: int, field: str, default: str | None = None) -> 
     return str(enum.Name(value)).removeprefix(prefix)
 
 
+def parse_time(time: Timestamp, field: str) -> int:
+    """Microseconds of a timestamp in the range that protobuf defines (years 1 to 9999)."""
+    if not (_FIRST_SECOND <= time.seconds <= _LAST_SECOND and 0 <= time.nanos < 1_000_000_000):
+        raise invalid_field(field, "is no valid timestamp")
+    return int(time.seconds * 1_000_000 + time.nanos // 1000)
+
+
 def request_key(request: Any, method: str, principal: str, defaults: Mapping[str, Any]) -> RequestKey | None:
     """The request's idempotency key: its id, and the SHA-256 of its canonical JSON after defaults, without the id and
     without credentials. None when it carries no id."""
@@ -73,7 +94,7 @@ def parse_uuid(text: str, field: str) -> str:
         parsed = str(uuid.UUID(text))
     except ValueError:
         parsed = ""
-    if parsed != text.lower():
+    if not parsed or parsed != text.lower():
         raise invalid_field(field, "must be a UUID", value=text[:80])
     return parsed
 

@@ -64,7 +64,7 @@ class SourceServicer(source_service_pb2_grpc.SourceServiceServicer):
 
     def ListSources(self, request: pb.ListSourcesRequest, context: grpc.ServicerContext) -> pb.ListSourcesResponse:
         del context
-        start = page_start(request)
+        start = page_start(request, str)
         kinds = [enum_name(source_pb2.SourceKind, kind, "kinds") for kind in request.kinds]
         states = {enum_name(source_pb2.SourceState, state, "states") for state in request.states}
         with self._services.database.read() as connection:

@@ -15,7 +15,7 @@ from holdfast_server.errors import Reason, Unavailable, invalid_field
 from holdfast_server.rpc.convert import log_line_message, log_line_text, problem_message, task_message
 from holdfast_server.rpc.download import text_parts
 from holdfast_server.rpc.pages import cut_page, page_limit, page_start
-from holdfast_server.rpc.parse import enum_name, refuse_unbuilt
+from holdfast_server.rpc.parse import LARGEST, enum_name, parse_time, refuse_unbuilt
 from holdfast_server.rpc.services import Services
 from holdfast_server.rpc.watching import stream_all, stream_task
 
@@ -38,8 +38,8 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def ListTasks(self, request: pb.ListTasksRequest, context: grpc.ServicerContext) -> pb.ListTasksResponse:
         del context
         refuse_unbuilt(request, "schedule_id")
-        start = page_start(request)
-        before = (int(start[0]), str(start[1])) if start else None
+        start = page_start(request, int, str)
+        before = (start[0], start[1]) if start else None
         limit = page_limit(request.page_size) + 1
         with self._services.database.read() as connection:
             rows = tasks.list_tasks(connection, _filter(request), limit=limit, before=before)
@@ -51,13 +51,13 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         self, request: pb.ListTaskProblemsRequest, context: grpc.ServicerContext
     ) -> pb.ListTaskProblemsResponse:
         del context
-        start = page_start(request)
+        start = page_start(request, int)
         self._services.engine.get(request.task_id)
         with self._services.database.read() as connection:
             rows = tasks.list_problems(
                 connection,
                 request.task_id,
-                int(start[0]) if start else 0,
+                start[0] if start else 0,
                 page_limit(request.page_size) + 1,
                 source_id=request.source_id or None,
             )
@@ -84,7 +84,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def StreamTaskLog(
         self, request: pb.StreamTaskLogRequest, context: grpc.ServicerContext
     ) -> Iterator[task_pb2.TaskLogChunk]:
-        line = max(request.from_line, 1)
+        line = min(max(request.from_line, 1), LARGEST)
         while context.is_active():
             # The state is read before the lines: an ended task's log is complete.
             row = self._services.engine.get(request.task_id)
@@ -94,7 +94,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             if lines or last:
                 yield task_pb2.TaskLogChunk(
                     lines=[log_line_message(one) for one in lines],
-                    total_lines=max(row.log_lines, line - 1),
+                    total_lines=max(row.log_lines, lines[-1].line_number if lines else 0),
                     ended=row.ended and last,
                 )
             if last:
@@ -132,7 +132,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 
 def _filter(request: pb.ListTasksRequest) -> tasks.TaskFilter:
     def time_of(field: str) -> int | None:
-        return getattr(request, field).ToMicroseconds() if request.HasField(field) else None
+        return parse_time(getattr(request, field), field) if request.HasField(field) else None
 
     origin = enum_name(task_pb2.TaskOrigin, request.origin, "origin", default="")
     return tasks.TaskFilter(

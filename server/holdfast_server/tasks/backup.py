@@ -21,6 +21,7 @@ from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.catalog import backups, tasks
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.rows import (
+    BackupRow,
     BackupState,
     SourceKind,
 )
@@ -42,6 +43,7 @@ from holdfast_server.core.publish import (
     remove_partials,
 )
 from holdfast_server.errors import (
+    Cancelled,
     FailedPrecondition,
     HoldfastError,
     Reason,
@@ -83,6 +85,16 @@ class _Outcome:
             "files": self.statistics.files,
             "warnings": self.statistics.warnings,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """A backup IN_PROGRESS whose archive stands in its folder, whole."""
+
+    row: BackupRow
+    file_name: bytes
+    size: int
+    sha256: str
 
 
 class BackupHandler:
@@ -127,24 +139,31 @@ class BackupHandler:
             return summary
         return replace(summary, commit=commit.apply, undo=commit.undo)
 
-    def clean(self, run: TaskRun) -> list[str]:
-        """Remove the partials of lower attempts; an archive that one of them published stays for `run` to find."""
+    def clean(self, run: TaskRun, *, cancelled: bool) -> list[str]:
+        """Remove the partials of lower attempts. An archive that one of them published without living to record it is
+        recorded now, or removed when the task was cancelled: none is left that the catalog does not know."""
+        if run.row.dry_run:
+            return []
         folder = base64.b64decode(run.row.request["folder"])
         try:
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            return [f"{escape(folder)}: {error.strerror}"] if not run.row.dry_run else []
+            return [f"{escape(folder)}: {error.strerror}"]
         try:
             files, size = remove_partials(fd, run.task_id, range(1, run.attempt))
+            run.cleanup.removed(files, size)
+            for row in self._published(run, fd):
+                if cancelled:
+                    os.unlink(row.file_name, dir_fd=fd)
+                    run.cleanup.removed(1, row.size)
+                else:
+                    self._adopt(run, row)
         finally:
             os.close(fd)
-        run.cleanup.removed(files, size)
         with self._database.write() as connection:
             done = [row.backup_id for row in backups.backups_of_task(connection, run.task_id)
                     if row.state == BackupState.COMPLETED]  # fmt: skip
             tasks.forget_problems(connection, run.task_id, keep_backups=done)
-        if run.row.cancel_requested:
-            self._remove_announced(run)
         return []
 
     def abandon(self, connection: sa.Connection, run: TaskRun, failed: bool) -> None:
@@ -212,9 +231,6 @@ class BackupHandler:
         with ExitStack() as stack:
             source = stack.enter_context(self._source(entry))
             folder = stack.enter_context(self._destination(request, source))
-            adopted = self._adopt(run, entry, folder)
-            if adopted is not None:
-                return adopted, None
             plan = self._plan(entry, request, forbidden=frozenset({folder.identity}))
             run.log(f"{source_id}: backing up {escape(source.path)}")
             temporary = partial_name(run.task_id, run.attempt, number)
@@ -242,27 +258,10 @@ class BackupHandler:
         try:
             with run.guarded() as connection:
                 commit.apply(connection)
-        except Stopped:
+        except Cancelled:  # and not when fenced: then the archive may be the successor's already
             commit.undo()
             raise
         return outcome, None
-
-    def _adopt(self, run: TaskRun, entry: dict[str, Any], folder: OpenFolder) -> _Outcome | None:
-        """An archive that an earlier attempt published before it could say so."""
-        with self._database.read() as connection:
-            row = backups.get_backup(connection, entry["backup_id"])
-        if row is None or row.file_name is None or row.size is None or row.sha256 is None:
-            return None
-        if not find_published(folder.fd, row.file_name, row.size, row.sha256, run.control.check):
-            return None
-        found = _statistics_of(row.statistics)
-        written = WrittenBackup(row.size, row.sha256, found)
-        output = row.storage_path
-        run.log(f"{entry['source_id']}: {escape(output)} was published by an earlier attempt")
-        with run.guarded() as connection:
-            _Commit(self._clock, run, row.backup_id, written, row.file_name, output, 0.0).apply(connection)
-        run.progress.count(found.original_size, found.files)
-        return _Outcome(entry, found, output, row.size)
 
     def _announce(self, run: TaskRun, backup_id: str, written: WrittenBackup, name: bytes) -> None:
         with run.guarded() as connection:
@@ -276,20 +275,25 @@ class BackupHandler:
                 statistics=_statistics_record(written.statistics, written.size, 0.0),
             )
 
-    def _remove_announced(self, run: TaskRun) -> None:
-        """Take back what an attempt of a cancelled task published without living to record it."""
+    def _published(self, run: TaskRun, folder_fd: int) -> list[_Published]:
+        """Archives that an earlier attempt published before it could say so."""
         with self._database.read() as connection:
             rows = backups.backups_of_task(connection, run.task_id)
+        found = []
         for row in rows:
             if row.state != BackupState.IN_PROGRESS or row.file_name is None or row.size is None or row.sha256 is None:
                 continue
-            fd = os.open(row.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                if find_published(fd, row.file_name, row.size, row.sha256, lambda: None):
-                    os.unlink(row.file_name, dir_fd=fd)
-                    run.cleanup.removed(1, row.size)
-            finally:
-                os.close(fd)
+            if find_published(folder_fd, row.file_name, row.size, row.sha256, lambda: None):
+                found.append(_Published(row, row.file_name, row.size, row.sha256))
+        return found
+
+    def _adopt(self, run: TaskRun, found: _Published) -> None:
+        output = found.row.storage_path
+        run.log(f"{found.row.source_id}: {escape(output)} was published by an earlier attempt")
+        written = WrittenBackup(found.size, found.sha256, _statistics_of(found.row.statistics))
+        commit = _Commit(self._clock, run, found.row.backup_id, written, found.file_name, output, 0.0)
+        with run.guarded() as connection:
+            commit.apply(connection)
 
     def _failed(self, run: TaskRun, entry: dict[str, Any], error: HoldfastError | OSError) -> _Outcome:
         failure = (

@@ -160,7 +160,7 @@ class RestoreHandler:
                 raise
         return self._outcome(row, folder, _counts(found), found.warning_count)
 
-    def clean(self, run: TaskRun) -> list[str]:
+    def clean(self, run: TaskRun, *, cancelled: bool) -> list[str]:  # noqa: ARG002  a proved restore is finished
         """Remove the staging of lower attempts, and the target if this task made it.
 
         Once entries are being moved, nothing is removed any more: the restore is finished instead.

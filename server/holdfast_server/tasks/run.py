@@ -58,8 +58,11 @@ class TaskHandler(Protocol):
         """Do the work. Whatever it raises, it has undone its own work first."""
         ...
 
-    def clean(self, run: TaskRun) -> list[str]:
-        """Remove what lower attempts left behind, counted in `run.cleanup`; gives what had to stay, in words."""
+    def clean(self, run: TaskRun, *, cancelled: bool) -> list[str]:
+        """Remove what lower attempts left behind, counted in `run.cleanup`; gives what had to stay, in words.
+
+        `cancelled`: the task ends now, and what lower attempts finished unrecorded goes too.
+        """
         ...
 
     def abandon(self, connection: sa.Connection, run: TaskRun, failed: bool) -> None:
@@ -314,12 +317,6 @@ class TaskRun:
     def _abandon(self, state: TaskState, handler: TaskHandler, **values: Any) -> TaskRow | None:
         self.flush()
         now = self._clock.now()
-        cleanup = {
-            "files_removed": self.cleanup.files_removed,
-            "bytes_freed": self.cleanup.bytes_freed,
-            "left_behind": self.left_behind[:100],
-            "worker_stopped": True,
-        }
         with self._ending() as connection:
             row = tasks.get_task(connection, self.task_id)
             if row is None or row.attempt != self.attempt:
@@ -328,6 +325,12 @@ class TaskRun:
                 # It failed while a cancel was under way: what was asked for is what is reported.
                 state, values = TaskState.CANCELLED, {"message": f"cancelled; meanwhile: {values['message']}"}
             handler.abandon(connection, self, state is TaskState.FAILED)
+            cleanup = {
+                "files_removed": self.cleanup.files_removed,
+                "bytes_freed": self.cleanup.bytes_freed,
+                "left_behind": self.left_behind[:100],
+                "worker_stopped": True,
+            }
             ended = tasks.move(
                 connection, self.task_id, state, now, fence=self.attempt, end_time=now, owner=None, lease_expires=None,
                 cleanup=cleanup, committing=False, recovering=False, **values,

@@ -91,7 +91,7 @@ class VerifyHandler:
             commit=lambda connection: backups.add_verification(connection, backup_id, **values),
         )
 
-    def clean(self, run: TaskRun) -> list[str]:  # noqa: ARG002  reading leaves nothing
+    def clean(self, run: TaskRun, *, cancelled: bool) -> list[str]:  # noqa: ARG002  reading leaves nothing
         return []
 
     def abandon(self, connection: sa.Connection, run: TaskRun, failed: bool) -> None:

@@ -156,7 +156,7 @@ class Worker:
         run.log(f"attempt {run.attempt} starts")
         try:
             if run.attempt > 1:
-                run.left_behind += handler.clean(run)
+                run.left_behind += handler.clean(run, cancelled=run.row.cancel_requested)
             if run.row.cancel_requested:
                 raise Cancelled
             if run.row.fruitless >= _FRUITLESS_LIMIT:
@@ -178,6 +178,8 @@ class Worker:
             run.hand_back()
             return "drained"
         except Cancelled:
+            if run.attempt > 1 and not run.row.cancel_requested:  # the cancel came after lower attempts were cleaned up
+                run.left_behind = self._clean_up(run, handler)
             run.log("cancelled")
             run.end_cancelled(handler)
             return "cancelled"
@@ -186,6 +188,12 @@ class Worker:
             run.log(f"failed: {failure.message} ({failure.reason})", "ERROR")
             run.fail(failure, handler)
             return "failed"
+
+    def _clean_up(self, run: TaskRun, handler: TaskHandler) -> list[str]:
+        try:
+            return handler.clean(run, cancelled=True)
+        except OSError as error:
+            return [translate_os_error(error, "cleaning up").message]
 
     def _as_failure(self, run: TaskRun, error: Exception) -> HoldfastError:
         if isinstance(error, HoldfastError):

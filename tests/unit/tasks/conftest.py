@@ -76,7 +76,7 @@ class ScriptedHandler:
     def run(self, run: TaskRun) -> Outcome:
         return self.work(run)
 
-    def clean(self, run: TaskRun) -> list[str]:
+    def clean(self, run: TaskRun, *, cancelled: bool) -> list[str]:
         self.cleaned.append(run.attempt)
         return []
 
