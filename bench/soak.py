@@ -1,8 +1,8 @@
 """`python -m bench.soak`: the full counts of the promises that `make test` samples, seeded and resumable.
 
 Each suite is a number of rounds; a round is one run of pytest with its own seed. `.soak/state.json` remembers the
-rounds that are done, so that Ctrl-C loses at most one; another seed, or another state of the code, starts again. The log
-of a failed round stays under `.soak/logs/`.
+rounds that are done, so that Ctrl-C loses at most one; another seed, or another state of the code, starts again. The
+log of a failed round stays under `.soak/logs/`.
 """
 
 from __future__ import annotations
