@@ -87,8 +87,8 @@ from holdfast.models import (
     Unregistered,
     Verification,
     VerifyResult,
-    to_dict,
 )
+from holdfast.plain import to_dict
 from holdfast.task import (
     TaskHandle,
     Tasks,

@@ -32,7 +32,7 @@ class Backups:
         source_ids: Iterable[str] = (),
         *,
         folder: str | os.PathLike[str],
-        format: ArchiveFormat,  # noqa: A002  the API's own word
+        format: ArchiveFormat | str,  # noqa: A002  the API's own word
         all_wallets: bool = False,
         tag: str = "",
         create_folder: bool = False,
@@ -40,11 +40,13 @@ class Backups:
         backup_id: str | None = None,
         ignore: Iterable[str] = (),
         locked: bool = False,
-        on_source_error: OnSourceError | None = None,
+        on_source_error: OnSourceError | str | None = None,
         dry_run: bool = False,
         request_id: str | None = None,
     ) -> TaskHandle[BackupResult]:
         """Start a backup of each source into an archive of its own in `folder`, an absolute path on the server.
+
+        `format` may be written as `"zip"` or `"tar.gz"`.
 
         Repeats after a lost answer are safe: without `request_id` a fresh one is sent. Refusals raise at once; what
         fails later is in the task.
@@ -94,7 +96,7 @@ class Backups:
         return pages(self._connection, self._connection.backups.ListBackups, request, "backups", Backup)
 
     def verify(
-        self, backup_id: str, level: VerifyLevel | None = None, *, request_id: str | None = None
+        self, backup_id: str, level: VerifyLevel | str | None = None, *, request_id: str | None = None
     ) -> TaskHandle[VerifyResult]:
         """Start a proof that a backup can be read; without `level` it is unpacked and every file hashed again."""
         request = backup_service_pb2.VerifyBackupRequest(

@@ -23,6 +23,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast import models
+from holdfast.errors import BadConfiguration
 from holdfast.models import Event, OtherResult, Task, TaskProblem, TaskResult
 from holdfast.v1 import task_pb2
 
@@ -75,11 +76,21 @@ def to_event(message: task_pb2.TaskEvent) -> Event:
     )
 
 
-def to_number(wrapper: Any, value: StrEnum | str | None) -> Any:
-    """The wire's number of an enum value by its short name; None: unset. Raises ValueError for a name it has not."""
+def to_number(wrapper: Any, value: str | None) -> Any:
+    """The wire's number of an enum value by its short name, also written as `tar.gz` or `read-data`; None: unset.
+
+    Raises BadConfiguration for a name that there is not.
+    """
     if value is None:
         return 0
-    return wrapper.Value(_prefix(wrapper.DESCRIPTOR) + str(value))
+    prefix = _prefix(wrapper.DESCRIPTOR)
+    word = str(value).upper().replace(".", "_").replace("-", "_")
+    known = [name.removeprefix(prefix) for name in wrapper.keys()[1:]]
+    if word not in known:
+        raise BadConfiguration(
+            f"{value!r} is no {wrapper.DESCRIPTOR.name}", remedy=f"Choose one of {', '.join(known)}."
+        )
+    return wrapper.Value(prefix + word)
 
 
 def to_timestamp(value: datetime | None) -> Timestamp | None:

@@ -6,11 +6,9 @@ are text in which bytes that are not UTF-8 appear as \\xNN escapes. Values of en
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from datetime import datetime, timedelta
 from typing import Any
 
 from holdfast.enums import (
@@ -56,7 +54,6 @@ __all__ = [
     "Unregistered",
     "Verification",
     "VerifyResult",
-    "to_dict",
 ]
 
 
@@ -401,18 +398,3 @@ class LogLine:
     time: datetime | None
     level: LogLevel
     text: str
-
-
-def to_dict(value: Any) -> Any:
-    """Any value of this module as JSON-compatible data: times as RFC 3339 in UTC, spans as seconds."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_dict(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): to_dict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_dict(item) for item in value]
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    return str(value) if isinstance(value, StrEnum) else value

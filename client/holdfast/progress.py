@@ -24,7 +24,8 @@ from rich.text import Text
 
 from holdfast.enums import TaskState
 from holdfast.errors import HoldfastError
-from holdfast.models import Event, Progress, Task, TaskProblem, to_dict
+from holdfast.models import Event, Progress, Task, TaskProblem
+from holdfast.plain import to_dict
 from holdfast.text import count, progress_line, safe, size, task_title
 
 __all__ = ["JsonView", "LiveView", "PlainView", "SilentView", "View"]
@@ -209,19 +210,18 @@ class LiveView:
             head.append(f"  {count(warnings, 'warning')}", style="not bold yellow")
         if progress is None:
             return [head]
-        text = progress_line(progress)
-        # The figures come first; the bar takes what they leave.
-        width = min(max(self._console.width - len(text) - 2, 8), 40)
-        bar = Table.grid(padding=(0, 1))
-        bar.add_column(width=width)
-        bar.add_column(no_wrap=True, overflow="ellipsis")
-        filled = ProgressBar(total=100, completed=progress.percent or 0, width=width, pulse=progress.percent is None)
-        bar.add_row(filled, Text(text, no_wrap=True, overflow="ellipsis"))
+        # A row of its own for the bar: beside the figures a terminal of 80 columns leaves it nothing.
+        width = min(max(self._console.width - 2, 8), 60)
+        bar = Table.grid()  # a ProgressBar alone ends without a line end
+        bar.add_row(
+            ProgressBar(total=100, completed=progress.percent or 0, width=width, pulse=progress.percent is None)
+        )
+        figures = Text(progress_line(progress), no_wrap=True, overflow="ellipsis")
         # The end of a path says more than its beginning.
         current, room = safe(progress.current_file), max(self._console.width - 2, 8)
         if len(current) > room:
             current = "…" + current[-(room - 1) :]
-        return [head, bar, Text(current, style="dim", no_wrap=True)]
+        return [head, bar, figures, Text(current, style="dim", no_wrap=True)]
 
 
 _STYLES = {

@@ -27,7 +27,7 @@ class Sources:
         path: str | os.PathLike[str],
         *,
         source_id: str | None = None,
-        kind: SourceKind = SourceKind.DIRECTORY,
+        kind: SourceKind | str = SourceKind.DIRECTORY,
         display_name: str = "",
         ignore: Iterable[str] = (),
         request_id: str | None = None,

@@ -118,10 +118,11 @@ def _single_instance(config: Config) -> IO[str]:
 
 def _say_hello(config: Config, address: str) -> None:
     token_file = config.paths.data_dir / "admin.token"
+    target = f"-unix {address.removeprefix('unix:')}" if address.startswith("unix:") else address
     sys.stdout.write(
         f"holdfast is serving on {address}; paste one of these:\n"
         f"  holdfast --data-dir {config.paths.data_dir} health\n"
-        f'  grpcurl -plaintext -H "authorization: Bearer $(cat {token_file})" {address} list\n'
+        f'  grpcurl -plaintext -H "authorization: Bearer $(cat {token_file})" {target} list\n'
         f"  its data is in {config.paths.data_dir} (token: {token_file})\n"
     )
     sys.stdout.flush()

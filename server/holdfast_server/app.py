@@ -98,7 +98,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
             with_reflection=config.reflection,
         )
     except OSError as error:
-        child.report(fatal=f"{error}: is another server running there? choose another [server] listen")
+        child.report(fatal=f"[server] listen: {error}: stop what runs there, or choose another")
         return 1
     stop = _stop_signals()
     pump.start()

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from holdfast.client import Client, connect
 from holdfast.errors import HoldfastError, InvalidArgument
-from holdfast.models import to_dict
+from holdfast.plain import to_dict
 from holdfast.progress import JsonView, LiveView, PlainView, SilentView, View
 from holdfast.settings import is_local
 from holdfast.text import safe

@@ -13,8 +13,8 @@ from holdfast.models import (
     Task,
     TaskError,
     VerifyResult,
-    to_dict,
 )
+from holdfast.plain import to_dict
 from holdfast.text import count, percent, safe, size
 
 __all__ = ["summarise", "write_task_error"]

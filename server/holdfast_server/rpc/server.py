@@ -135,9 +135,9 @@ def _bind(server: Any, listen: str) -> str:
     try:
         port = server.add_insecure_port(listen)
     except RuntimeError as error:
-        raise OSError(f"{listen} cannot be listened on: {error}") from error
+        raise OSError(f"{listen} is in use, or no address of this machine") from error
     if port == 0:
-        raise OSError(f"{listen} cannot be listened on")
+        raise OSError(f"{listen} is in use, or no address of this machine")
     if listen.startswith("unix:"):
         return listen
     return f"{listen.rpartition(':')[0]}:{port}"

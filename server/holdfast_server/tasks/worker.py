@@ -75,7 +75,7 @@ class Worker:
         self._housekeeper = housekeeper
         self._clock = clock
         self._lease = lease_seconds
-        # By attempt too: a process that was frozen past its lease may run an old and a new one side by side for a moment.
+        # By attempt too: a process that was frozen past its lease may run an old and a new one side by side.
         self._runs: dict[tuple[str, int], TaskRun] = {}
         self._runs_lock = threading.Lock()
         self._draining = threading.Event()

@@ -301,15 +301,18 @@ def test_every_line_is_json_with_a_type(run: Run, service: FakeService) -> None:
 
 
 def start(server: FakeServer, token_file: Path, *words: str) -> subprocess.Popen[str]:
-    line = "import sys; from holdfast.cli import main; sys.exit(main())"
+    # A parent that ignores SIGINT, as a job in the background does, must not decide these tests. Not by `preexec_fn`:
+    # that makes a plain fork, whose child gRPC's threads of this process may abort before it is another program.
+    line = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from holdfast.cli import main; sys.exit(main())"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", line, "--address", server.address, "--token-file", str(token_file), *words],
         env={**os.environ, "PYTHONPATH": str(CLIENT), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A parent that ignores SIGINT, as a job in the background does, must not decide this test.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

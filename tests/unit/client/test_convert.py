@@ -12,6 +12,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from holdfast import enums, models
 from holdfast.convert import RESULTS, from_message, to_event, to_number, to_task, to_timestamp, wire_path
+from holdfast.errors import BadConfiguration
+from holdfast.plain import to_dict
 from holdfast.v1 import backup_pb2, restore_pb2, source_pb2, source_service_pb2, task_pb2
 
 PAIRS: list[tuple[Any, Any, set[str], set[str]]] = [
@@ -119,7 +121,7 @@ def test_to_dict_is_json() -> None:
             progress=task_pb2.Progress(eta_low=Duration(seconds=2)),
         )
     )
-    plain = json.loads(json.dumps(models.to_dict(task)))
+    plain = json.loads(json.dumps(to_dict(task)))
     assert plain["state"] == "RUNNING"
     assert plain["create_time"] == "2025-06-15T15:06:40Z"
     assert plain["progress"]["eta_low"] == 2.0
@@ -129,8 +131,11 @@ def test_to_dict_is_json() -> None:
 def test_numbers_and_times_for_the_wire() -> None:
     assert to_number(backup_pb2.ArchiveFormat, enums.ArchiveFormat.TAR_GZ) == backup_pb2.ARCHIVE_FORMAT_TAR_GZ
     assert to_number(backup_pb2.ArchiveFormat, None) == 0
-    with pytest.raises(ValueError, match="RAR"):
-        to_number(backup_pb2.ArchiveFormat, "RAR")
+    assert to_number(backup_pb2.ArchiveFormat, "tar.gz") == backup_pb2.ARCHIVE_FORMAT_TAR_GZ
+    assert to_number(backup_pb2.VerifyLevel, "read-data") == backup_pb2.VERIFY_LEVEL_READ_DATA
+    for wrong in ("rar", "UNSPECIFIED", enums.ArchiveFormat.UNKNOWN):
+        with pytest.raises(BadConfiguration, match="is no ArchiveFormat"):
+            to_number(backup_pb2.ArchiveFormat, wrong)
     east = datetime(2025, 6, 15, 17, 6, 40, tzinfo=timezone(timedelta(hours=2)))
     assert to_timestamp(east) == stamp()
 
