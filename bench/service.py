@@ -160,9 +160,9 @@ class Api:
     def __init__(self, address: str, token: str) -> None:
         self.channel = grpc.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),))
         self.metadata = (("authorization", f"Bearer {token}"),)
-        self.sources: Any = source_service_pb2_grpc.SourceServiceStub(self.channel)
-        self.backups: Any = backup_service_pb2_grpc.BackupServiceStub(self.channel)
-        self.tasks: Any = task_service_pb2_grpc.TaskServiceStub(self.channel)
+        self.sources: Any = source_service_pb2_grpc.SourceServiceStub(self.channel)  # type: ignore[no-untyped-call]
+        self.backups: Any = backup_service_pb2_grpc.BackupServiceStub(self.channel)  # type: ignore[no-untyped-call]
+        self.tasks: Any = task_service_pb2_grpc.TaskServiceStub(self.channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Api:
         return self

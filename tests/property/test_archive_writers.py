@@ -94,7 +94,7 @@ def write(folder: str, format: ArchiveFormat, pool: CompressorPool, items: list[
     return archive.path
 
 
-RUN = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+RUN = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @RUN
