@@ -28,6 +28,8 @@ __all__ = ["Delivery", "EventPump", "Watch"]
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
+#: Microseconds that the pump looks back: update_time is stamped before its transaction commits.
+_MARGIN = 1_000_000
 _KEPT_PER_TASK = 256
 _KEPT_FOR_ALL = 4096
 
@@ -253,10 +255,12 @@ class EventPump:
     def _everything(self) -> Iterator[_AllFeed]:
         with self._guard:
             if self._all.watchers == 0:
+                self._changed_from = self._clock.now()
                 with self._database.read() as connection:
                     live = tasks.live_tasks(connection, tasks.TaskFilter())
-                self._all.known = {row.task_id: row.revision for row in live}
-                self._changed_from = self._clock.now()
+                    # What ended a moment ago is over, and not news.
+                    ended = tasks.changed_since(connection, self._changed_from - _MARGIN)
+                self._all.known = {**dict(ended), **{row.task_id: row.revision for row in live}}
             self._all.watchers += 1
         self._wake.set()
         try:
@@ -300,8 +304,7 @@ class EventPump:
             watched[task_id].append(rows)
 
     def _pump_all(self, feed: _AllFeed) -> None:
-        # A second's margin: update_time is stamped before its transaction commits.
-        since = self._changed_from - 1_000_000
+        since = self._changed_from - _MARGIN
         now = self._clock.now()
         rows: list[EventRow] = []
         with self._database.read() as connection:
