@@ -1,4 +1,4 @@
-"""Watching over real processes: the sequence rule across broken watches, resets, heartbeats, streams that stop nothing."""
+"""Watching over real processes: the sequence rule across broken watches, resets, heartbeats; no stream stops a task."""
 
 from __future__ import annotations
 
