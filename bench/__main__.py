@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import shlex
 import sys
 
@@ -29,8 +30,12 @@ def main() -> int:
     missed = 0
     for name in options.names or NAMES:
         print(f"running {name} …", file=sys.stderr, flush=True)
+        load = os.getloadavg()[0]
         result: Result = importlib.import_module(f"bench.{name}").run(options)
         result.command = _command(name, options)
+        first = name == (options.names or NAMES)[0]
+        if first and load > 0.5:  # later on the load is our own
+            result.notes.append(f"Other work shared the machine: load average {load:.1f} before the run.")
         print(result.markdown(), flush=True)
         result.save(WORK / "results")
         if options.evidence:
