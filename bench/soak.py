@@ -54,7 +54,7 @@ SUITES = (
         "CancelTask at a random moment of a backup",
         rounds=15,
         per_round=20,
-        arguments=["tests/fault/test_cancels.py", "-k", "random_moments"],
+        arguments=["tests/fault/test_cancel.py", "-k", "random_moments"],
         environment={"HOLDFAST_CANCELS": "20"},
     ),
     Suite(
