@@ -1,14 +1,23 @@
-"""Servers for the tests: one for each test that hurts it, one shared by those of a worker process that do not."""
+"""Shared by all tests: servers, and how many examples hypothesis tries (HYPOTHESIS_PROFILE=soak tries many).
+
+There is a server for each test that hurts it, and one shared by those of a worker process that do not.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.harness import Server
+
+settings.register_profile("quick", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("soak", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 @pytest.fixture

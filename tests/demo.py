@@ -1,8 +1,8 @@
 """`make demo`: the main job on real input, under ./.demo/, every command printed before its output.
 
-A generated wallet and a real directory of this machine are backed up with the progress on the screen; the watch is dropped on
-purpose and resumed, the worker is killed in the middle; everything is verified, restored, and compared byte by byte with
-our own and with common tools. Any difference ends with a non-zero status.
+A generated wallet and a real directory of this machine are backed up with the progress on the screen; the watch is
+dropped on purpose and resumed, the worker is killed in the middle; everything is verified, restored, and compared byte
+by byte with our own and with common tools. Any difference ends with a non-zero status.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ def make_wallet() -> Path:
 
 def choose_directory() -> Path:
     """The largest of some ordinary directories that is not larger than LARGEST."""
-    candidates = [Path(p) for p in ("/usr/share", "/usr/share/doc", "/usr/include", "/usr/lib/python3", "/etc")]
-    candidates += [Path(os.__file__).parent, BIN.parent / "lib"]
-    sized = [(tree_size(path), path) for path in candidates if path.is_dir()]
-    size, path = max(((size, path) for size, path in sized if size <= LARGEST), default=(0, Path(os.__file__).parent))
+    places = ("/usr/share", "/usr/include", "/usr/share/doc", "/usr/share/locale", "/usr/share/perl", "/etc")
+    sized = [(tree_size(Path(place)), Path(place)) for place in places if Path(place).is_dir()]
+    fallback = (0, Path(os.__file__).parent)
+    size, path = max(((size, path) for size, path in sized if 5 << 20 <= size <= LARGEST), default=fallback)
     say(f"a real directory of this machine: {path}, {size / 2**20:.0f} MiB")
     return path
 
@@ -129,29 +129,29 @@ def back_up_directory(directory: Path, process: subprocess.Popen[str]) -> Row:
     create = ["holdfast", "backup", "create", "directory", "--to", str(ROOT / "backups"), "--format", "tar.gz"]
     show(create)
     watcher = subprocess.Popen([BIN / create[0], *create[1:]], stderr=subprocess.PIPE, text=True)
-    when_at(10.0, lambda: watcher.send_signal(signal.SIGINT))
+    when_at("directory", 10.0, lambda: watcher.send_signal(signal.SIGINT))
     _, hint = watcher.communicate()
     print(hint, end="")
     found = re.search(r"task watch (\S+) --after (\d+)", hint)
     if watcher.returncode != 130 or found is None:
         raise SystemExit(f"Ctrl-C must detach with status 130 and say how to go on, got {watcher.returncode}")
     say("watch again from the next sequence; meanwhile the worker is killed (SIGKILL), and the task goes on")
-    killer = threading.Thread(target=when_at, args=(30.0, lambda: kill_worker(process.pid)))
+    killer = threading.Thread(target=when_at, args=("directory", 30.0, lambda: kill_worker(process.pid)))
     killer.start()
     command("holdfast", "task", "watch", found[1], "--after", found[2])
     killer.join()
     with holdfast.connect() as client:
-        task = client.tasks.get(found[1])
+        task = client.tasks.get(found[1]).task
     if task.attempt < 2:
         raise SystemExit("the worker was killed too late to show a second attempt")
     print(f"the task ended {task.state} in attempt {task.attempt}")
     return row("directory", time.monotonic() - before, ROOT / "restored" / "directory")
 
 
-def when_at(percent: float, action: Callable[[], object]) -> None:
-    """Act as soon as the running backup is that far."""
+def when_at(source: str, percent: float, action: Callable[[], object]) -> None:
+    """Act as soon as the running backup of a source is that far."""
     with holdfast.connect() as client:
-        for event in client.tasks.watch_all():
+        for event in client.tasks.watch_all(source_ids=[source]):
             progress = event.progress or (event.task.progress if event.task else None)
             if progress is not None and (progress.percent or 0.0) >= percent:
                 action()

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--data-dir", metavar="DIR", help="[paths] data_dir")
     serve.add_argument("--workers", type=int, metavar="N", help="[worker] processes")
     serve.add_argument("--role", choices=("edge", "worker"), help="run one role alone, without a supervisor")
-    for name in ("--life-fd", "--status-fd", "--parent"):
+    for name in ("--life-fd", "--status-fd", "--parent", "--dead-before"):
         serve.add_argument(name, type=int, help=argparse.SUPPRESS)
     for name in ("--owner", "--dead-owners", "--bound"):
         serve.add_argument(name, help=argparse.SUPPRESS)
@@ -76,7 +76,8 @@ def _run_role(options: argparse.Namespace, config: Config) -> int:
     if options.role == "edge":
         return run_edge(config, child, options.bound)
     owner = options.owner or _fresh_owner()
-    return run_worker(config, child, owner, (options.dead_owners or "").split(",") if options.dead_owners else [])
+    dead_owners = options.dead_owners.split(",") if options.dead_owners else []
+    return run_worker(config, child, owner, dead_owners, options.dead_before)
 
 
 def _fresh_owner() -> str:
@@ -117,10 +118,11 @@ def _single_instance(config: Config) -> IO[str]:
 
 def _say_hello(config: Config, address: str) -> None:
     token_file = config.paths.data_dir / "admin.token"
+    target = f"-unix {address.removeprefix('unix:')}" if address.startswith("unix:") else address
     sys.stdout.write(
         f"holdfast is serving on {address}; paste one of these:\n"
         f"  holdfast --data-dir {config.paths.data_dir} health\n"
-        f'  grpcurl -plaintext -H "authorization: Bearer $(cat {token_file})" {address} list\n'
+        f'  grpcurl -plaintext -H "authorization: Bearer $(cat {token_file})" {target} list\n'
         f"  its data is in {config.paths.data_dir} (token: {token_file})\n"
     )
     sys.stdout.flush()

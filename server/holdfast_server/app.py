@@ -61,7 +61,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     from holdfast_server.rpc.interceptors import CallInterceptor, StreamPlaces
     from holdfast_server.rpc.registry import NOT_BUILT_FILES, Services, register_services
     from holdfast_server.rpc.server import NotBuiltYet, build_server
-    from holdfast_server.tasks.backup import BackupOrders
+    from holdfast_server.tasks.backup_orders import BackupOrders
     from holdfast_server.tasks.engine import TaskEngine
     from holdfast_server.tasks.queue import DbosQueue, migrate_queue
     from holdfast_server.tasks.restore import RestoreOrders
@@ -98,7 +98,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
             with_reflection=config.reflection,
         )
     except OSError as error:
-        child.report(fatal=f"{error}: is another server running there? choose another [server] listen")
+        child.report(fatal=f"[server] listen: {error}: stop what runs there, or choose another")
         return 1
     stop = _stop_signals()
     pump.start()
@@ -118,7 +118,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     return 0
 
 
-def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[str]) -> int:
+def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[str], dead_before: int | None) -> int:
     """Do tasks until SIGTERM, then drain."""
     from holdfast_server.archive.pool import CompressorPool
     from holdfast_server.catalog.database import Database
@@ -151,7 +151,7 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     worker = Worker(owner, database, engine, handlers, housekeeper, clock, config.tasks.lease_seconds)
     consumer = DbosConsumer(config.database_url, owner, {"data": config.worker.max_tasks, "short": 2}, worker.execute)
     stop = _stop_signals()
-    worker.start(dead_owners)
+    worker.start(dead_owners, dead_before)
     consumer.start()
     child.report(worker=owner)
     stop.first.wait()

@@ -64,6 +64,7 @@ class Supervisor:
         self._drain = drain_seconds
         self._address: str | None = None
         self._stopping = False
+        self._began = time.time_ns() // 1000
         self._selector = selectors.DefaultSelector()
         self._failed_start = False
 
@@ -99,6 +100,9 @@ class Supervisor:
             arguments += ["--owner", child.owner]
             if child.dead_owners:
                 arguments += ["--dead-owners", ",".join(child.dead_owners[-20:])]
+            else:
+                # The data directory is ours alone, so workers of an earlier supervisor are dead.
+                arguments += ["--dead-before", str(self._began)]
         elif self._address is not None:
             # The same port again, so that clients find the edge where it was.
             arguments += ["--bound", self._address]

@@ -247,7 +247,6 @@ def test_wrong_registrations(place: Place) -> None:
     fields: list[tuple[dict[str, Any], str]] = [
         ({"path": ""}, "path"),
         ({"path": "relative"}, "path"),
-        ({"kind": 0}, "kind"),
         ({"kind": 99}, "kind"),
         ({"source_id": "UPPER"}, "source_id"),
         ({"source_id": ""}, "source_id"),

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 import zipfile
@@ -21,9 +20,7 @@ from holdfast_server.archive.blocks import BLOCK
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from archive.archives import Archive, Item, digests
+from tests.unit.archive.archives import Archive, Item, digests
 
 ODD = [b"new\nline", b"esc\x1b[31m", b"raw\xff\xfe", b"n" * 255, b"dots...", b"-rf", b"back\\slash", b"  lead", b"%s"]
 ODD += [
@@ -97,7 +94,7 @@ def write(folder: str, format: ArchiveFormat, pool: CompressorPool, items: list[
     return archive.path
 
 
-RUN = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+RUN = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @RUN

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast_server.archive.blocks import BLOCK, Spool, Taken
+from holdfast_server.archive.blocks import BLOCK, Taken
 from holdfast_server.archive.manifest import (
     MANIFEST_NAME,
     SUMS_NAME,
@@ -24,6 +24,7 @@ from holdfast_server.archive.manifest import (
 )
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
+from holdfast_server.archive.spool import ByteSpool
 
 __all__ = ["ArchiveWriter", "Landing", "Mark", "MemberNotRepresentable", "Small", "WrittenArchive"]
 
@@ -121,7 +122,7 @@ class ArchiveWriter(ABC):
         self._mark: Mark | None = None
         self._tentative: list[tuple[ManifestEntry | None, bytes]] = []
         self._roots: set[bytes] = set()
-        self._sums = Spool()
+        self._sums = ByteSpool()
         self._members = self._files = self._bytes_in = 0
         self._open = True
         self._torn = False  # a member was left half written

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from isal import isal_zlib
 from zlib_ng import zlib_ng
 
-__all__ = ["BLOCK", "Deflater", "Spool", "Taken", "deflater_for"]
+__all__ = ["BLOCK", "Deflater", "Taken", "deflater_for"]
 
 #: Input of one compression job, and the size of a large file's independently compressed blocks.
 BLOCK = 1 << 20
@@ -67,43 +67,6 @@ def deflater_for(data: bytes) -> Deflater:
     if packed * 3 < len(sample):
         return _DENSE
     return _USUAL if packed * 128 < len(sample) * 127 else _FAST
-
-
-class Spool:
-    """Bytes kept compressed in memory until they are needed once, in order."""
-
-    def __init__(self) -> None:
-        self._deflate = isal_zlib.compressobj(level=1, wbits=-15)
-        self._chunks: list[bytes] = []
-        self._lines: list[bytes] = []
-        self._waiting = 0
-        self.size = 0
-
-    def add(self, data: bytes) -> None:
-        self.size += len(data)
-        self._waiting += len(data)
-        self._lines.append(data)
-        if self._waiting >= _SPOOL_BLOCK:
-            self._pack()
-
-    def _pack(self) -> None:
-        # A call with a hundred bytes costs three microseconds, whatever they are.
-        self._chunks.append(self._deflate.compress(b"".join(self._lines)))
-        self._lines.clear()
-        self._waiting = 0
-
-    def blocks(self) -> Iterator[bytes]:
-        """Everything added, block by block; closes the spool."""
-        self._pack()
-        self._chunks.append(self._deflate.flush())
-        inflate = isal_zlib.decompressobj(wbits=-15)
-        for chunk in self._chunks:
-            data = inflate.decompress(chunk, BLOCK)
-            while data:
-                yield data
-                data = inflate.decompress(inflate.unconsumed_tail, BLOCK)
-        if rest := inflate.flush():
-            yield rest
 
 
 class Taken:

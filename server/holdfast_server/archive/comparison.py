@@ -15,14 +15,17 @@ from typing import Any
 
 from holdfast_server.archive.manifest import (
     SUMS_NAME,
+    UNHASHED,
     ManifestEntry,
     ManifestReader,
     is_manifest_name,
+    pack,
     sums_line,
+    unpack,
 )
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.reading import ArchiveReader, Content, Names, damage, show
-from holdfast_server.archive.spool import UNHASHED, Spool, pack, unpack
+from holdfast_server.archive.spool import RecordSpool
 from holdfast_server.errors import DataLoss, Reason
 
 __all__ = ["MAX_DAMAGED", "DamagedArchive", "Outcome", "Progress", "Sink", "run"]
@@ -177,7 +180,7 @@ class _Pass:
         self._finish(manifest.header, manifest.totals)
 
     def with_manifest_last(self, expect_manifest: bool) -> None:
-        spool = Spool()
+        spool = RecordSpool()
         verdict: _Verdict | None = None
         sums: _Sums | None = None
         for member, content in self._reader.members():
@@ -257,7 +260,7 @@ class _Pass:
         self._sums.update(sums_line(member.path, self._digest))
 
     def _judged(
-        self, member: Member, content: Content, spool: Spool, sums: _Sums | None
+        self, member: Member, content: Content, spool: RecordSpool, sums: _Sums | None
     ) -> tuple[_Verdict, bytes | None]:
         """Read a file both as a file and as the manifest of what came before it."""
         verdict = _Verdict(member, sums)
@@ -287,7 +290,7 @@ class _Pass:
             return verdict, self._digest
         return verdict, None
 
-    def _compare(self, verdict: _Verdict, manifest: ManifestReader, spool: Spool) -> None:
+    def _compare(self, verdict: _Verdict, manifest: ManifestReader, spool: RecordSpool) -> None:
         verdict.opened = True
         verdict.header = manifest.header
         observed = iter(spool)

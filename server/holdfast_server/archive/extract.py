@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast_server.archive.comparison import Outcome, Progress, Sink, run
-from holdfast_server.archive.manifest import ManifestEntry
+from holdfast_server.archive.manifest import ManifestEntry, pack, unpack
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.reading import ArchiveReader, invalid, show
-from holdfast_server.archive.spool import Spool, pack, unpack
+from holdfast_server.archive.spool import RecordSpool
 from holdfast_server.archive.tree import Tree, changed_by_others, system_errors
 
 __all__ = ["Extracted", "extract"]
@@ -112,8 +112,8 @@ class _Extractor(Sink):
         self._check = check
         self._preserve_owner = preserve_owner
         self._mode_mask = 0o7777 if preserve_special_bits else 0o7777 & ~_SPECIAL_BITS
-        self._links = Spool()
-        self._holed = Spool()
+        self._links = RecordSpool()
+        self._holed = RecordSpool()
         #: Files outside the selection that selected hard links refer to, with those links' paths.
         self._unselected: dict[bytes, list[bytes]] = {}
         self._more_links: list[bytes] = []

@@ -13,11 +13,11 @@ import binascii
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from typing import Any
 
-from isal import isal_zlib
-
 from holdfast_server.archive.member import Member, MemberKind
+from holdfast_server.archive.spool import ByteSpool
 from holdfast_server.errors import DataLoss, Reason
 
 __all__ = [
@@ -25,11 +25,15 @@ __all__ = [
     "FORMAT_VERSION",
     "MANIFEST_NAME",
     "SUMS_NAME",
+    "UNHASHED",
     "ManifestEntry",
     "ManifestReader",
     "ManifestSpool",
     "free_name",
     "is_manifest_name",
+    "pack",
+    "sums_line",
+    "unpack",
 ]
 
 FORMAT_NAME = "holdfast-manifest"
@@ -40,7 +44,8 @@ SUMS_NAME = b"holdfast-sha256sums.txt"
 #: A line longer than this is refused: PATH_MAX is no limit for nested folders, but no real path comes near it.
 MAX_LINE = 8 << 20
 
-_BLOCK = 256 << 10
+#: Stands for the digest of a file that was not hashed.
+UNHASHED = bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +62,24 @@ class ManifestEntry:
 
     def to_line(self) -> bytes:
         """The entry as one line of JSON, without a line end."""
+        # By hand: json.dumps of a dict costs twice as much, and this runs once for every file of a backup.
         m = self.member
-        record: dict[str, Any] = {}
-        _put_bytes(record, "path", m.path)
-        record["type"] = m.kind.value
-        record["mode"] = f"{m.mode:04o}"
-        record["mtime"] = format_mtime(m.mtime_ns)
-        record["uid"] = m.uid
-        record["gid"] = m.gid
+        parts = [
+            _text_field("path", m.path),
+            f'"type":"{m.kind.value}","mode":"{m.mode:04o}","mtime":"{format_mtime(m.mtime_ns)}"',
+            f'"uid":{m.uid},"gid":{m.gid}',
+        ]
         if m.kind is MemberKind.FILE:
             if self.sha256 is None:
                 raise ValueError("a file's entry needs its sha256")
-            record["size"] = m.size
-            record["sha256"] = self.sha256.hex()
+            parts.append(f'"size":{m.size},"sha256":"{self.sha256.hex()}"')
             if m.sparse:
-                record["sparse"] = True
+                parts.append('"sparse":true')
             if self.changed:
-                record["changed"] = True
+                parts.append('"changed":true')
         elif m.kind in (MemberKind.SYMLINK, MemberKind.HARDLINK):
-            _put_bytes(record, "target", m.link_target)
-        return _dumps(record)
+            parts.append(_text_field("target", m.link_target))
+        return ("{" + ",".join(parts) + "}").encode()
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> ManifestEntry:
@@ -101,7 +104,7 @@ class ManifestEntry:
                 link_target=_get_bytes(record, "target") if has_target else b"",
                 sparse=bool(record.get("sparse", False)),
             )
-        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, binascii.Error) as error:
             raise _broken(f"an entry is malformed: {error}") from error
         return cls(member, sha256, bool(record.get("changed", False)))
 
@@ -113,62 +116,31 @@ class ManifestSpool:
     """
 
     def __init__(self, header: Mapping[str, Any]) -> None:
-        self._deflate = isal_zlib.compressobj(level=1, wbits=-15)
-        self._chunks: list[bytes] = []
-        self._first = True
+        self._spool = ByteSpool()
         self._finished = False
-        self.size = 0
         self.entries = 0
         first = {"format": FORMAT_NAME, "version": FORMAT_VERSION, **header}
-        self._put(_dumps(first)[:-1] + b',"entries":[\n')
+        self._spool.add(_dumps(first)[:-1] + b',"entries":[\n')
+
+    @property
+    def size(self) -> int:
+        return self._spool.size
 
     def add(self, entry: ManifestEntry) -> None:
         line = entry.to_line()
-        self._put(line if self._first else b",\n" + line)
-        self._first = False
+        self._spool.add(b",\n" + line if self.entries else line)
         self.entries += 1
 
     def finish(self, totals: Mapping[str, Any]) -> None:
         """Close the document. `totals` must not be empty and follows the entries."""
-        self._put(b"\n]," + _dumps(totals)[1:] + b"\n")
-        self._chunks.append(self._deflate.flush())
+        self._spool.add(b"\n]," + _dumps(totals)[1:] + b"\n")
         self._finished = True
 
     def blocks(self) -> Iterator[bytes]:
         """The finished document, block by block; may be called again."""
         if not self._finished:
             raise RuntimeError("finish() comes first")
-        inflate = isal_zlib.decompressobj(wbits=-15)
-        for chunk in self._chunks:
-            data = inflate.decompress(chunk, _BLOCK)
-            while data:
-                yield data
-                data = inflate.decompress(inflate.unconsumed_tail, _BLOCK)
-        rest = inflate.flush()
-        if rest:
-            yield rest
-
-    def sums(self) -> Iterator[bytes]:
-        """The same files as lines for `sha256sum -c`, block by block.
-
-        Names with a backslash, newline or carriage return are escaped as coreutils does: the line starts with a
-        backslash.
-        """
-        lines: list[bytes] = []
-        for entry in ManifestReader(self.blocks()):
-            if entry.sha256 is not None:
-                lines.append(sums_line(entry.member.path, entry.sha256))
-                if len(lines) >= 1024:
-                    yield b"".join(lines)
-                    lines.clear()
-        if lines:
-            yield b"".join(lines)
-
-    def _put(self, data: bytes) -> None:
-        self.size += len(data)
-        packed = self._deflate.compress(data)
-        if packed:
-            self._chunks.append(packed)
+        return self._spool.blocks()
 
 
 class ManifestReader:
@@ -200,6 +172,16 @@ class ManifestReader:
             if line:
                 yield ManifestEntry.from_record(_loads(line.removesuffix(b",")))
         raise _broken("it ends before its totals")
+
+
+def pack(member: Member, sha256: bytes | None = None) -> bytes:
+    """A member as a record without newlines."""
+    return ManifestEntry(member, sha256 or UNHASHED).to_line()
+
+
+def unpack(record: bytes) -> ManifestEntry:
+    """What `pack` was given."""
+    return ManifestEntry.from_record(json.loads(record))
 
 
 def is_manifest_name(path: bytes) -> bool:
@@ -252,11 +234,11 @@ def parse_mtime(text: str) -> int:
     return sign * (int(seconds) * 1_000_000_000 + int(fraction))
 
 
-def _put_bytes(record: dict[str, Any], key: str, value: bytes) -> None:
+def _text_field(key: str, value: bytes) -> str:
     try:
-        record[key] = value.decode()
+        return f'"{key}":{encode_basestring(value.decode())}'
     except UnicodeDecodeError:
-        record[key + "_base64"] = base64.b64encode(value).decode()
+        return f'"{key}_base64":"{base64.b64encode(value).decode()}"'
 
 
 def _get_bytes(record: Mapping[str, Any], key: str) -> bytes:
@@ -275,7 +257,7 @@ def _dumps(record: Mapping[str, Any]) -> bytes:
 def _loads(line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _broken(f"a line is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise _broken("a line is no JSON object")

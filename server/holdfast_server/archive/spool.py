@@ -1,24 +1,62 @@
-"""Records kept in memory in compressed blocks, to be gone through again in either direction."""
+"""Bytes and records kept in memory in compressed blocks.
+
+An archive that is being sealed must not leave its names on a disk in clear, and a million entries must not be a million
+objects: so what has to wait for the archive's end waits here.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from isal import isal_zlib
 
-from holdfast_server.archive.manifest import ManifestEntry
-from holdfast_server.archive.member import Member
-
-__all__ = ["UNHASHED", "Spool", "pack", "unpack"]
-
-#: Stands for the digest of a file that was not hashed.
-UNHASHED = bytes(32)
+__all__ = ["ByteSpool", "RecordSpool"]
 
 _BLOCK = 64 << 10
+_OUT_BLOCK = 1 << 20
 
 
-class Spool:
+class ByteSpool:
+    """Bytes that are needed later, in order. Not thread-safe: one writer owns it."""
+
+    def __init__(self) -> None:
+        self._deflate = isal_zlib.compressobj(level=1, wbits=-15)
+        self._chunks: list[bytes] = []
+        self._pending: list[bytes] = []
+        self._waiting = 0
+        self._closed = False
+        self.size = 0
+
+    def add(self, data: bytes) -> None:
+        self.size += len(data)
+        self._pending.append(data)
+        self._waiting += len(data)
+        if self._waiting >= _BLOCK:
+            self._pack()
+
+    def blocks(self) -> Iterator[bytes]:
+        """Everything added, block by block; may be called again. Nothing can be added any more."""
+        if not self._closed:
+            self._pack()
+            self._chunks.append(self._deflate.flush())
+            self._closed = True
+        inflate = isal_zlib.decompressobj(wbits=-15)
+        for chunk in self._chunks:
+            data = inflate.decompress(chunk, _OUT_BLOCK)
+            while data:
+                yield data
+                data = inflate.decompress(inflate.unconsumed_tail, _OUT_BLOCK)
+        if rest := inflate.flush():
+            yield rest
+
+    def _pack(self) -> None:
+        # Joined first: a call with a hundred bytes costs microseconds, whatever they are.
+        self._chunks.append(self._deflate.compress(b"".join(self._pending)))
+        self._pending.clear()
+        self._waiting = 0
+
+
+class RecordSpool:
     """A list of records without newlines. About 70 bytes a manifest entry; may be read while it grows."""
 
     def __init__(self) -> None:
@@ -48,16 +86,6 @@ class Spool:
         yield from reversed(self._open)
         for block in reversed(self._packed):
             yield from reversed(_unpack(block))
-
-
-def pack(member: Member, sha256: bytes | None = None) -> bytes:
-    """A member as a record."""
-    return ManifestEntry(member, sha256 or UNHASHED).to_line()
-
-
-def unpack(record: bytes) -> ManifestEntry:
-    """What `pack` was given."""
-    return ManifestEntry.from_record(json.loads(record))
 
 
 def _unpack(block: bytes) -> list[bytes]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -135,7 +136,7 @@ def tar_header(member: Member) -> bytes:
         records.append((b"path", name))
     if link and (len(link) > MAX_NAME or not link.isascii()):
         records.append((b"linkpath", link))
-    if records and not all(_is_utf8(value) for _, value in records):
+    if records and not all(_is_plain(value) for _, value in records):
         records.insert(0, (b"hdrcharset", b"BINARY"))
     if nanoseconds or not 0 <= seconds <= MAX_OCTAL_11:
         records.append((b"mtime", format_mtime(member.mtime_ns).rstrip("0").rstrip(".").encode()))
@@ -204,9 +205,9 @@ def _plain(name: bytes) -> bytes:
     return name[:MAX_NAME].decode("ascii", "replace").replace("\ufffd", "_").encode()
 
 
-def _is_utf8(value: bytes) -> bool:
+def _is_plain(value: bytes) -> bool:
+    """Whether every reader keeps the bytes of a name that is declared as UTF-8: bsdtar composes what is not NFC."""
     try:
-        value.decode()
+        return unicodedata.is_normalized("NFC", value.decode())
     except UnicodeDecodeError:
         return False
-    return True

@@ -12,9 +12,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from holdfast_server.archive.manifest import pack, unpack
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.reading import Names, invalid, show
-from holdfast_server.archive.spool import Spool, pack, unpack
+from holdfast_server.archive.spool import RecordSpool
 from holdfast_server.errors import FailedPrecondition, HoldfastError, Reason, ResourceExhausted, Unavailable
 
 __all__ = ["Tree", "changed_by_others", "system_errors"]
@@ -38,7 +39,7 @@ class Tree:
         self._open: OrderedDict[bytes, int] = OrderedDict()
         self._made = Names()
         # Device, inode, mark and attributes of each directory; parents come before what they hold.
-        self._spool = Spool()
+        self._spool = RecordSpool()
         self._late: dict[bytes, Member] = {}
         self.directories = 0
 

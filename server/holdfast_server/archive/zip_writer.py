@@ -15,9 +15,10 @@ from collections.abc import Callable
 from isal import isal_zlib
 
 from holdfast_server.archive.base_writer import ArchiveWriter, Landing, MemberNotRepresentable, Small
-from holdfast_server.archive.blocks import BLOCK, Spool, deflater_for
+from holdfast_server.archive.blocks import BLOCK, deflater_for
 from holdfast_server.archive.manifest import ManifestEntry
 from holdfast_server.archive.member import Member, MemberKind
+from holdfast_server.archive.spool import ByteSpool
 
 __all__ = ["ZipWriter"]
 
@@ -63,7 +64,7 @@ class ZipWriter(ArchiveWriter):
 
     max_path = MAX_NAME - 1  # a directory's name gets a slash
 
-    _directory: Spool | None = None
+    _directory: ByteSpool | None = None
     _count = 0
     _header_at = 0
 
@@ -113,7 +114,7 @@ class ZipWriter(ArchiveWriter):
 
     def _kept(self, record: bytes) -> None:
         if self._directory is None:
-            self._directory = Spool()
+            self._directory = ByteSpool()
         self._directory.add(record)
         self._count += 1
 

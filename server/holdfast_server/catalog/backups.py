@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from holdfast_server.catalog import schema
-from holdfast_server.catalog.rows import BackupRow, BackupState, VerificationRow
+from holdfast_server.catalog.rows import BackupRow, BackupState, TaskKind, VerificationRow
 
 __all__ = [
     "BackupFilter",
@@ -21,12 +21,14 @@ __all__ = [
     "insert_backup",
     "latest_of_sources",
     "list_backups",
+    "lock_resource",
     "update_backup",
     "verifications_of",
 ]
 
 _b = schema.backups
 _v = schema.verifications
+_LOCK_PREFIX = "backup:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +45,19 @@ def insert_backup(connection: sa.Connection, row: BackupRow) -> None:
     connection.execute(_b.insert().values(**row.values()))
 
 
+def lock_resource(backup_id: str) -> str:
+    """The resource that a task locks to keep a backup as it is."""
+    return _LOCK_PREFIX + backup_id
+
+
 def get_backup(connection: sa.Connection, backup_id: str) -> BackupRow | None:
-    found = connection.execute(_b.select().where(_b.c.backup_id == backup_id)).mappings().first()
+    """The backup, in state RESTORING while a restore of it is under way."""
+    found = connection.execute(_shown().where(_b.c.backup_id == backup_id)).mappings().first()
     return BackupRow.of(found) if found else None
 
 
 def backups_of_task(connection: sa.Connection, task_id: str) -> list[BackupRow]:
-    query = _b.select().where(_b.c.task_id == task_id).order_by(_b.c.create_time, _b.c.backup_id)
+    query = _shown().where(_b.c.task_id == task_id).order_by(_b.c.create_time, _b.c.backup_id)
     return [BackupRow.of(row) for row in connection.execute(query).mappings()]
 
 
@@ -57,7 +65,7 @@ def list_backups(
     connection: sa.Connection, chosen: BackupFilter, *, limit: int, before: tuple[int, str] | None
 ) -> list[BackupRow]:
     """Newest first, starting after the row with (create_time, backup_id) `before`."""
-    query = _b.select().order_by(_b.c.create_time.desc(), _b.c.backup_id.desc()).limit(limit)
+    query = _shown().order_by(_b.c.create_time.desc(), _b.c.backup_id.desc()).limit(limit)
     if before is not None:
         query = query.where(sa.tuple_(_b.c.create_time, _b.c.backup_id) < sa.tuple_(*map(sa.literal, before)))
     if chosen.source_id is not None:
@@ -65,7 +73,7 @@ def list_backups(
     if chosen.task_id is not None:
         query = query.where(_b.c.task_id == chosen.task_id)
     if chosen.states:
-        query = query.where(_b.c.state.in_(sorted(chosen.states)))
+        query = query.where(_state().in_(sorted(chosen.states)))
     if chosen.kinds:
         query = query.where(_b.c.kind.in_(sorted(chosen.kinds)))
     return [BackupRow.of(row) for row in connection.execute(query).mappings()]
@@ -122,3 +130,19 @@ def verifications_of(connection: sa.Connection, backup_ids: Collection[str]) -> 
     for row in connection.execute(query).mappings():
         found.setdefault(row["backup_id"], []).append(VerificationRow.of(row))
     return found
+
+
+def _state() -> sa.Case[str]:
+    """A backup's state as it is shown: a live restore makes COMPLETED to RESTORING, and leaves nothing to set right."""
+    locks, tasks = schema.locks, schema.tasks
+    restores = (
+        sa.select(locks.c.resource)
+        .join(tasks, tasks.c.task_id == locks.c.task_id)
+        .where(tasks.c.kind == TaskKind.RESTORE, sa.not_(tasks.c.dry_run))
+    )
+    restoring = sa.and_(_b.c.state == BackupState.COMPLETED, (sa.literal(_LOCK_PREFIX) + _b.c.backup_id).in_(restores))
+    return sa.case((restoring, BackupState.RESTORING.value), else_=_b.c.state)
+
+
+def _shown() -> sa.Select[Any]:
+    return sa.select(*(column for column in _b.c if column.name != "state"), _state().label("state"))

@@ -37,6 +37,7 @@ class SourceKind(StrEnum):
 class SourceState(StrEnum):
     ACTIVE = "ACTIVE"
     SUSPENDED = "SUSPENDED"
+    #: Never stored: ACTIVE while its path cannot be reached.
     OFFLINE = "OFFLINE"
     RESTORING = "RESTORING"
 
@@ -80,6 +81,8 @@ class BackupState(StrEnum):
     IN_PROGRESS = "IN_PROGRESS"
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
+    #: Never stored: COMPLETED while a restore of it is under way.
+    RESTORING = "RESTORING"
 
 
 class EventKind(StrEnum):

@@ -11,6 +11,7 @@ from holdfast_server.catalog.rows import TaskRow, TaskState
 
 __all__ = [
     "expire_leases",
+    "expire_leases_before",
     "forget_workers",
     "heartbeat",
     "lost_tasks",
@@ -50,6 +51,14 @@ def expire_leases(connection: sa.Connection, owners: Collection[str]) -> int:
     """End the leases of workers that are known to be dead."""
     return connection.execute(
         _t.update().where(_t.c.owner.in_(sorted(owners)), _t.c.state.in_(_OWNED)).values(lease_expires=0)
+    ).rowcount
+
+
+def expire_leases_before(connection: sa.Connection, started_before: int) -> int:
+    """End the leases of all workers that started before then."""
+    earlier = sa.select(_w.c.owner).where(_w.c.start_time < started_before)
+    return connection.execute(
+        _t.update().where(_t.c.owner.in_(earlier), _t.c.state.in_(_OWNED)).values(lease_expires=0)
     ).rowcount
 
 

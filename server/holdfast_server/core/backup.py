@@ -6,10 +6,8 @@ compresses in parallel into the `.partial`, and the strict reader then proves th
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -19,24 +17,22 @@ from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.manifest import ManifestSpool, format_mtime
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
-from holdfast_server.archive.reader import Limits, open_reader
-from holdfast_server.archive.verify import verify_archive
 from holdfast_server.archive.writer import ArchiveWriter, MemberNotRepresentable, open_writer
 from holdfast_server.core.control import Control, Problem, Progress
+from holdfast_server.core.read_back import READ_BACK_WORK, read_back
 from holdfast_server.core.reading import SMALL_FILE, TRIES, FileReader, is_sparse, read_small
 from holdfast_server.core.selection import Selection
-from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
+from holdfast_server.errors import FailedPrecondition, Reason
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.local import fsync_file
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.tree import EntryKind, ProblemReason, TreeEntry, TreeProblem, problem_from, walk
 from holdfast_server.wallets.classify import SNIFF_SIZE, WalletCounters, classify
 
-__all__ = ["BACKUP_WORK", "ArchivePlan", "Statistics", "WrittenBackup", "hash_file", "scan_source", "write_archive"]
+__all__ = ["BACKUP_WORK", "ArchivePlan", "Statistics", "WrittenBackup", "scan_source", "write_archive"]
 
-#: How often a backup handles every byte: reading and compressing counts once, reading back a quarter.
-_READ_BACK_WORK = 0.25
-BACKUP_WORK = 1.0 + _READ_BACK_WORK
+#: How often a backup handles every byte: reading and compressing counts once.
+BACKUP_WORK = 1.0 + READ_BACK_WORK
 
 #: What is missing from a backup when one of these happens; the rest are warnings only.
 _MISSING = frozenset(
@@ -52,8 +48,6 @@ _UNREADABLE = frozenset({ProblemReason.PERMISSION_DENIED, ProblemReason.READ_ERR
 
 CHANGED = "CHANGED_WHILE_READ"
 NAME_TOO_LONG = "NAME_TOO_LONG"
-
-_HASH_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +153,9 @@ def write_archive(
             raise
         fsync_file(file.fileno())
         progress.begin("verifying")
-        sha256 = _read_back(file.fileno(), plan.format, job.statistics, control, progress)
+        sha256 = read_back(
+            file.fileno(), plan.format, job.statistics.files, job.statistics.original_size, control, progress
+        )
     return WrittenBackup(written.size, sha256, job.statistics)
 
 
@@ -371,63 +367,3 @@ def _manifest_header(source: OpenFolder, plan: ArchivePlan) -> dict[str, Any]:
             "gid": root.st_gid,
         },
     }
-
-
-def _read_back(
-    fd: int, archive_format: ArchiveFormat, expected: Statistics, control: Control, progress: Progress
-) -> str:
-    """Prove the written file with the strict reader, and hash it as a whole beside that."""
-    digest: list[str] = []
-    failure: list[BaseException] = []
-
-    def hash_whole() -> None:
-        try:
-            digest.append(hash_file(fd, control.check))
-        except BaseException as error:  # noqa: BLE001  raised again on the caller's thread
-            failure.append(error)
-
-    hasher = threading.Thread(target=hash_whole, name="archive-hash")
-    hasher.start()
-    try:
-        with open(os.dup(fd), "rb", buffering=0) as file:
-            reader = open_reader(archive_format.name, file, limits=Limits(), check=control.check)
-
-            def on_progress(size: int, files: int, path: bytes) -> None:
-                progress.current_file = path
-                advance(size, files)
-
-            advance = _Deltas(progress)
-            proved = verify_archive(reader, check=control.check, on_progress=on_progress)
-    finally:
-        hasher.join()
-    if failure:
-        raise failure[0]
-    if (proved.files, proved.bytes) != (expected.files, expected.original_size):
-        raise DataLoss(
-            Reason.CHECKSUM_MISMATCH,
-            f"the archive holds {proved.files} files of {proved.bytes} bytes, "
-            f"{expected.files} of {expected.original_size} were written",
-        )
-    return digest[0]
-
-
-class _Deltas:
-    """Turns running totals of a reader into steps of progress."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._size = self._files = 0
-
-    def __call__(self, size: int, files: int) -> None:
-        self._progress.advance(size - self._size, files - self._files, work=_READ_BACK_WORK)
-        self._size, self._files = size, files
-
-
-def hash_file(fd: int, check: Callable[[], None]) -> str:
-    """SHA-256 of a whole open file, in hex. Does not move the file's position."""
-    digest, position = hashlib.sha256(), 0
-    while data := os.pread(fd, _HASH_BLOCK, position):
-        check()
-        digest.update(data)
-        position += len(data)
-    return digest.hexdigest()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from holdfast_server.errors import Cancelled, Drained, Fenced, Stopped
 
-__all__ = ["Cleanup", "Control", "Problem", "Progress"]
+__all__ = ["Cleanup", "Control", "Problem", "Progress", "ReadingProgress"]
 
 #: What a file costs beside its bytes, for percent and ETA: opening it is worth reading this much.
 _FILE_COST = 4096
@@ -69,6 +69,8 @@ class Progress:
         self.total_files: int | None = None
         self.totals_estimated = True
         self.current_file = b""
+        #: Source bytes handled in whatever phase, for the speed: those read back count again.
+        self.handled = 0
         self._done = 0.0
         self._total: float | None = None
 
@@ -85,6 +87,7 @@ class Progress:
 
     def advance(self, size: int, files: int = 0, *, work: float = 1.0) -> None:
         """Account for source bytes and files handled, at `work` of the full cost."""
+        self.handled += size
         self._done += work * (size + _FILE_COST * files)
 
     def count(self, size: int, files: int = 0) -> None:
@@ -110,6 +113,33 @@ class Progress:
         if self._total <= 0:
             return 0.0
         return min(100.0 * self._done / self._total, 99.9)
+
+
+class ReadingProgress:
+    """Turns an archive reader's running totals into steps of a task's progress.
+
+    A reader counts the closing members as files until it knows better; what exceeds `size` and `files` is left out.
+    `count_as_read` False: the bytes were counted before, and are only handled again, at `work` of the full cost.
+    """
+
+    def __init__(
+        self, progress: Progress, size: int, files: int, *, work: float = 1.0, count_as_read: bool = True
+    ) -> None:
+        self._progress = progress
+        self._limits = (size, files)
+        self._done = (0, 0)
+        self._work = work
+        self._count = count_as_read
+
+    def __call__(self, size: int, files: int, path: bytes) -> None:
+        self._progress.current_file = path
+        now = (max(min(size, self._limits[0]), self._done[0]), max(min(files, self._limits[1]), self._done[1]))
+        more, more_files = now[0] - self._done[0], now[1] - self._done[1]
+        self._done = now
+        if self._count:
+            self._progress.count(more, more_files)
+        else:
+            self._progress.advance(more, more_files, work=self._work)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from holdfast_server.archive.format import ArchiveFormat
-from holdfast_server.core.backup import hash_file
+from holdfast_server.core.read_back import hash_file
 from holdfast_server.storage.local import publish
 from holdfast_server.storage.names import safe_file_name
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from holdfast_server.archive.extract import Extracted, extract
-from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.manifest import parse_mtime
 from holdfast_server.archive.reader import Limits, open_reader
-from holdfast_server.core.control import Control, Progress
+from holdfast_server.core.control import Control, Progress, ReadingProgress
+from holdfast_server.core.verify import StoredArchive
 from holdfast_server.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted
 from holdfast_server.storage.local import free_bytes, fsync_directory, move, remove_tree, sync_filesystem
 from holdfast_server.storage.names import escape
@@ -69,35 +69,28 @@ def staging_name(task_id: str, attempt: int) -> bytes:
 
 def extract_to_staging(
     file: BinaryIO,
-    archive_format: ArchiveFormat,
+    archive: StoredArchive,
     root_fd: int,
     staging: bytes,
     *,
-    original_size: int,
     paths: Sequence[bytes],
     control: Control,
     progress: Progress,
 ) -> Restored:
-    """Extract into a new staging folder below the target and prove all of it.
+    """Extract the opened archive into a new staging folder below the target and prove all of it.
 
     Raises ResourceExhausted/DISK_FULL before anything is written when the content cannot fit,
     NotFound/ENTRY_NOT_FOUND for a path that the backup does not hold, and what `archive.extract` raises. The caller
     removes staging then.
     """
     if not paths:
-        _check_space(root_fd, original_size)
+        _check_space(root_fd, archive.original_size)
     os.mkdir(staging, 0o700, dir_fd=root_fd)
     staging_fd = os.open(staging, _OPEN, dir_fd=root_fd)
     try:
-        done = [0, 0]
-
-        def on_progress(size: int, files: int, path: bytes) -> None:
-            progress.current_file = path
-            progress.count(size - done[0], files - done[1])
-            done[:] = [size, files]
-
+        on_progress = ReadingProgress(progress, archive.original_size, archive.files)
         progress.begin("extracting")
-        reader = open_reader(archive_format.name, file, limits=Limits(), check=control.check)
+        reader = open_reader(archive.format.name, file, limits=Limits(), check=control.check)
         select = _Paths(paths) if paths else None
         found = extract(
             reader,

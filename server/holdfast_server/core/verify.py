@@ -10,8 +10,8 @@ from typing import BinaryIO
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.reader import Limits, open_reader
 from holdfast_server.archive.verify import structure, verify_archive
-from holdfast_server.core.backup import hash_file
-from holdfast_server.core.control import Control, Progress
+from holdfast_server.core.control import Control, Progress, ReadingProgress
+from holdfast_server.core.read_back import hash_file
 from holdfast_server.errors import DataLoss, Reason, Unavailable
 from holdfast_server.storage.names import escape
 
@@ -29,13 +29,15 @@ class VerifyLevel(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredArchive:
-    """Where an archive lies and what the catalog knows of it."""
+    """Where an archive lies and what the catalog knows of it: its own size and hash, and what it holds."""
 
     folder: bytes
     file_name: bytes
     format: ArchiveFormat
     size: int
     sha256: str
+    original_size: int
+    files: int
 
     @property
     def path(self) -> bytes:
@@ -98,13 +100,7 @@ def verify_stored(archive: StoredArchive, level: VerifyLevel, control: Control, 
             return Proof(0, 0, archive.sha256)
         progress.begin("reading" if level is VerifyLevel.READ_DATA else "reading structure")
         reader = open_reader(archive.format.name, file, limits=Limits(), check=control.check)
-        done = [0, 0]
-
-        def on_progress(size: int, files: int, path: bytes) -> None:
-            progress.current_file = path
-            progress.count(size - done[0], files - done[1])
-            done[:] = [size, files]
-
+        on_progress = ReadingProgress(progress, archive.original_size, archive.files)
         read = verify_archive if level is VerifyLevel.READ_DATA else structure
         found = read(reader, check=control.check, on_progress=on_progress)
         return Proof(found.files, found.bytes, archive.sha256 if level is VerifyLevel.READ_DATA else "")

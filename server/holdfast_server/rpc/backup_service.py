@@ -18,19 +18,17 @@ from holdfast_server.errors import invalid_field
 from holdfast_server.rpc.convert import backup_message, task_message
 from holdfast_server.rpc.download import archive_parts
 from holdfast_server.rpc.interceptors import current_principal
+from holdfast_server.rpc.pages import cut_page, page_limit, page_start
 from holdfast_server.rpc.parse import (
     enum_name,
     not_available,
-    page_limit,
-    page_token,
-    parse_page_token,
     parse_path,
     refuse_unbuilt,
     request_key,
 )
 from holdfast_server.rpc.services import Services
 from holdfast_server.rpc.watching import stream_task
-from holdfast_server.tasks.backup import BackupOrder
+from holdfast_server.tasks.backup_orders import BackupOrder
 from holdfast_server.tasks.stored import as_archive, require_backup, require_finished
 
 __all__ = ["BackupServicer"]
@@ -61,21 +59,20 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
     def ListBackups(self, request: pb.ListBackupsRequest, context: grpc.ServicerContext) -> pb.ListBackupsResponse:
         del context
         refuse_unbuilt(request, "repository_id", "show_deleted")
-        limit, position = page_limit(request.page_size), parse_page_token(request, int, str)
+        start = page_start(request, int, str)
         chosen = backups.BackupFilter(
             source_id=request.source_id or None,
             task_id=request.task_id or None,
             states=[enum_name(backup_pb2.BackupState, state, "states") for state in request.states],
             kinds=[enum_name(backup_pb2.BackupKind, kind, "kinds") for kind in request.kinds],
         )
-        before = (position[0], position[1]) if position else None
+        before = (start[0], start[1]) if start else None
         with self._services.database.read() as connection:
-            rows = backups.list_backups(connection, chosen, limit=limit + 1, before=before)
-            page = rows[:limit]
-            proofs = backups.verifications_of(connection, [row.backup_id for row in page])
-        more = page_token([page[-1].create_time, page[-1].backup_id], request) if len(rows) > limit else ""
-        messages = [backup_message(row, proofs.get(row.backup_id, [])) for row in page]
-        return pb.ListBackupsResponse(backups=messages, next_page_token=more)
+            rows = backups.list_backups(connection, chosen, limit=page_limit(request.page_size) + 1, before=before)
+            proofs = backups.verifications_of(connection, [row.backup_id for row in rows])
+        messages = [backup_message(row, proofs.get(row.backup_id, [])) for row in rows]
+        page, more = cut_page(request, rows, messages, lambda row: [row.create_time, row.backup_id])
+        return pb.ListBackupsResponse(backups=page, next_page_token=more)
 
     def VerifyBackup(self, request: pb.VerifyBackupRequest, context: grpc.ServicerContext) -> task_pb2.Task:
         del context

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -61,9 +61,22 @@ def internal(request_id: str) -> HoldfastError:
     )
 
 
+class _Status(NamedTuple):
+    """What grpc's `abort_with_status` takes, with our own trailers beside the details."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
+
+
 def abort(context: grpc.ServicerContext, error: HoldfastError) -> NoReturn:
-    """End the call with the error's status. Raises what grpc raises to unwind the handler."""
-    context.abort_with_status(rpc_status.to_status(to_status(error)))
+    """End the call with the error's status. Raises what grpc raises to unwind the handler.
+
+    Trailers that the call has set already, its request id, stay.
+    """
+    status = rpc_status.to_status(to_status(error))
+    trailers = (*(context.trailing_metadata() or ()), *status.trailing_metadata)
+    context.abort_with_status(_Status(status.code, status.details, trailers))
     raise AssertionError("abort_with_status returned")
 
 

@@ -70,7 +70,8 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         if handler is None:
             return None
         public = details.method.startswith(self._open)
-        if handler.request_streaming:  # reflection is the only such service
+        if handler.request_streaming:
+            # Only reflection streams both ways; its requests are no messages of ours.
             return grpc.stream_stream_rpc_method_handler(
                 self._stream(handler.stream_stream, public, details.method),
                 handler.request_deserializer,
@@ -111,7 +112,8 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
             try:
                 if not public:
                     self._admit(request, context)
-                self._places.take()  # public ones too: each holds a thread
+                # Public streams take a place too: each holds a thread, whoever asks.
+                self._places.take()
                 placed = True
                 yield from behaviour(request, context)
             except HoldfastError as error:
@@ -133,10 +135,10 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         context.set_trailing_metadata((("holdfast-request-id", request_id),))
         return request_id
 
-    def _admit(self, request: object, context: grpc.ServicerContext) -> None:
+    def _admit(self, request: Any, context: grpc.ServicerContext) -> None:
         values = [str(value) for key, value in context.invocation_metadata() if key == "authorization"]
         _principal.set(self._authenticator.authenticate(values))
-        if isinstance(request, Message):  # calls not built yet and streams of requests are not parsed here
+        if isinstance(request, Message):
             refuse_unknown_fields(request)
 
     def _defect(self, context: grpc.ServicerContext, method: str, request_id: str, error: Exception) -> None:

@@ -1,8 +1,7 @@
-"""From requests to what the engine takes: paths, pages, ids, fingerprints, and refusal of what is not built yet."""
+"""From requests to what the engine takes: paths, ids, fingerprints, and refusal of what is not built yet."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
@@ -11,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast_server.catalog.requests import RequestKey
@@ -22,9 +20,6 @@ __all__ = [
     "LARGEST",
     "enum_name",
     "not_available",
-    "page_limit",
-    "page_token",
-    "parse_page_token",
     "parse_path",
     "parse_relative",
     "parse_time",
@@ -32,8 +27,6 @@ __all__ = [
     "request_key",
 ]
 
-_DEFAULT_PAGE = 50
-_LARGEST_PAGE = 1000
 #: What the catalog's integers can hold.
 LARGEST = 2**63 - 1
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
@@ -74,48 +67,11 @@ def enum_name(enum: Any, value: int, field: str, default: str | None = None) -> 
     return str(enum.Name(value)).removeprefix(prefix)
 
 
-def page_limit(size: int) -> int:
-    """Rows of a page: 50 by default, at most 1,000."""
-    if size < 0:
-        raise invalid_field("page_size", "must not be negative")
-    return min(size, _LARGEST_PAGE) if size else _DEFAULT_PAGE
-
-
-def page_token(position: list[Any], request: Message) -> str:
-    """An opaque token that continues after `position`, for the same request only."""
-    content = json.dumps([_page_fingerprint(request), position]).encode()
-    return base64.urlsafe_b64encode(content).decode().rstrip("=")
-
-
-def parse_page_token(request: Any, *kinds: type[int] | type[str]) -> list[Any] | None:
-    """The position that the request's token names, of the given types; None at the beginning."""
-    token = request.page_token
-    if not token:
-        return None
-    try:
-        fingerprint, position = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-        fits = isinstance(position, list) and [type(one) for one in position] == list(kinds)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise invalid_field("page_token", "is no token of this service") from error
-    if fingerprint != _page_fingerprint(request):
-        raise invalid_field("page_token", "belongs to a request with other filters")
-    if not fits or any(isinstance(one, int) and abs(one) > LARGEST for one in position):
-        raise invalid_field("page_token", "is no token of this service")
-    return list(position)
-
-
 def parse_time(time: Timestamp, field: str) -> int:
     """Microseconds of a timestamp in the range that protobuf defines (years 1 to 9999)."""
     if not (_FIRST_SECOND <= time.seconds <= _LAST_SECOND and 0 <= time.nanos < 1_000_000_000):
         raise invalid_field(field, "is no valid timestamp")
     return int(time.seconds * 1_000_000 + time.nanos // 1000)
-
-
-def _page_fingerprint(request: Message) -> str:
-    values = MessageToDict(request, preserving_proto_field_name=True)
-    values.pop("page_token", None)
-    values.pop("page_size", None)
-    return hashlib.sha256(json.dumps([request.DESCRIPTOR.name, values], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def request_key(request: Any, method: str, principal: str, defaults: Mapping[str, Any]) -> RequestKey | None:

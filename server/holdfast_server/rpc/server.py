@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -84,6 +85,26 @@ class NotBuiltYet(grpc.GenericRpcHandler):  # type: ignore[misc]
         return grpc.unary_unary_rpc_method_handler(refuse)
 
 
+class _Symbols:
+    """The default descriptor pool, which finds methods too: Python's does not, and `grpcurl describe` asks for them."""
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.Default()
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802  the pool's name
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            service, _, method = symbol.rpartition(".")
+            found = self._pool.FindServiceByName(service)
+            if method not in found.methods_by_name:
+                raise
+            return found.file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+
 def build_server(
     listen: str,
     interceptor: CallInterceptor,
@@ -105,7 +126,8 @@ def build_server(
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     if with_reflection:
         names = [*services, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(names, server)
+        symbols: Any = _Symbols()
+        reflection.enable_server_reflection(names, server, symbols)
     return Edge(server, health_servicer, services, _bind(server, listen))
 
 
@@ -113,9 +135,9 @@ def _bind(server: Any, listen: str) -> str:
     try:
         port = server.add_insecure_port(listen)
     except RuntimeError as error:
-        raise OSError(f"{listen} cannot be listened on: {error}") from error
+        raise OSError(f"{listen} is in use, or no address of this machine") from error
     if port == 0:
-        raise OSError(f"{listen} cannot be listened on")
+        raise OSError(f"{listen} is in use, or no address of this machine")
     if listen.startswith("unix:"):
         return listen
     return f"{listen.rpartition(':')[0]}:{port}"

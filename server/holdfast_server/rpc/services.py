@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from holdfast_server.catalog.database import Database
-from holdfast_server.tasks.backup import BackupOrders
+from holdfast_server.tasks.backup_orders import BackupOrders
 from holdfast_server.tasks.engine import TaskEngine
 from holdfast_server.tasks.restore import RestoreOrders
 from holdfast_server.tasks.sources import SourceRegistry

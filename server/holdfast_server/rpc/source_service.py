@@ -12,19 +12,20 @@ from holdfast_server.catalog import backups, sources
 from holdfast_server.catalog.rows import SourceKind, SourceRow
 from holdfast_server.rpc.convert import source_message
 from holdfast_server.rpc.interceptors import current_principal
+from holdfast_server.rpc.pages import cut_page, page_limit, page_start
 from holdfast_server.rpc.parse import (
     enum_name,
-    page_limit,
-    page_token,
-    parse_page_token,
     parse_path,
     request_key,
 )
 from holdfast_server.rpc.services import Services
 from holdfast_server.storage.names import escape
-from holdfast_server.tasks.sources import SourceOrder
+from holdfast_server.tasks.sources import SourceOrder, seen
 
 __all__ = ["SourceServicer"]
+
+#: Stands for a row that the request's states leave out.
+_NONE = source_pb2.Source()
 
 
 class SourceServicer(source_service_pb2_grpc.SourceServiceServicer):
@@ -37,9 +38,8 @@ class SourceServicer(source_service_pb2_grpc.SourceServiceServicer):
         self, request: pb.RegisterSourceRequest, context: grpc.ServicerContext
     ) -> pb.RegisterSourceResponse:
         del context
-        kind = None
-        if not (request.discover_wallets and request.kind == source_pb2.SOURCE_KIND_UNSPECIFIED):
-            kind = SourceKind(enum_name(source_pb2.SourceKind, request.kind, "kind"))
+        usual = SourceKind.WALLET if request.discover_wallets else SourceKind.DIRECTORY
+        kind = SourceKind(enum_name(source_pb2.SourceKind, request.kind, "kind", default=usual))
         order = SourceOrder(
             path=parse_path(request.path, "path"),
             kind=kind,
@@ -48,7 +48,7 @@ class SourceServicer(source_service_pb2_grpc.SourceServiceServicer):
             ignore=tuple(request.ignore),
             discover_wallets=request.discover_wallets,
         )
-        key = request_key(request, "RegisterSource", current_principal().name, {})
+        key = request_key(request, "RegisterSource", current_principal().name, {"kind": kind.value})
         made = self._services.sources.register(order, key)
         return pb.RegisterSourceResponse(
             sources=[source_message(row) for row in made.sources],
@@ -60,20 +60,24 @@ class SourceServicer(source_service_pb2_grpc.SourceServiceServicer):
 
     def GetSource(self, request: pb.GetSourceRequest, context: grpc.ServicerContext) -> source_pb2.Source:
         del context
-        return self._messages([self._services.sources.get(request.source_id)])[0]
+        return self._messages([seen(self._services.sources.get(request.source_id))])[0]
 
     def ListSources(self, request: pb.ListSourcesRequest, context: grpc.ServicerContext) -> pb.ListSourcesResponse:
         del context
-        limit, position = page_limit(request.page_size), parse_page_token(request, str)
+        start = page_start(request, str)
         kinds = [enum_name(source_pb2.SourceKind, kind, "kinds") for kind in request.kinds]
-        states = [enum_name(source_pb2.SourceState, state, "states") for state in request.states]
+        states = {enum_name(source_pb2.SourceState, state, "states") for state in request.states}
         with self._services.database.read() as connection:
             rows = sources.list_sources(
-                connection, limit=limit + 1, after=position[0] if position else None, kinds=kinds, states=states
+                connection, limit=page_limit(request.page_size) + 1, after=start[0] if start else None, kinds=kinds
             )
-        page = rows[:limit]
-        more = page_token([page[-1].source_id], request) if len(rows) > limit else ""
-        return pb.ListSourcesResponse(sources=self._messages(page), next_page_token=more)
+        # OFFLINE is seen, not stored: so states are chosen after looking, and a page may come out short.
+        shown = [row for row in map(seen, rows) if not states or row.state in states]
+        messages = {row.source_id: message for row, message in zip(shown, self._messages(shown), strict=True)}
+        page, more = cut_page(
+            request, rows, [messages.get(r.source_id) or _NONE for r in rows], lambda r: [r.source_id]
+        )
+        return pb.ListSourcesResponse(sources=[m for m in page if m is not _NONE], next_page_token=more)
 
     def UpdateSource(self, request: pb.UpdateSourceRequest, context: grpc.ServicerContext) -> source_pb2.Source:
         del context
@@ -84,7 +88,7 @@ class SourceServicer(source_service_pb2_grpc.SourceServiceServicer):
             ignore=list(request.ignore.patterns) if request.HasField("ignore") else None,
             suspended=request.suspended if request.HasField("suspended") else None,
         )
-        return self._messages([row])[0]
+        return self._messages([seen(row)])[0]
 
     def UnregisterSource(
         self, request: pb.UnregisterSourceRequest, context: grpc.ServicerContext

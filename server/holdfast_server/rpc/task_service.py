@@ -14,15 +14,8 @@ from holdfast_server.catalog.rows import LogRow, TaskRow
 from holdfast_server.errors import Reason, Unavailable, invalid_field
 from holdfast_server.rpc.convert import log_line_message, log_line_text, problem_message, task_message
 from holdfast_server.rpc.download import text_parts
-from holdfast_server.rpc.parse import (
-    LARGEST,
-    enum_name,
-    page_limit,
-    page_token,
-    parse_page_token,
-    parse_time,
-    refuse_unbuilt,
-)
+from holdfast_server.rpc.pages import cut_page, page_limit, page_start
+from holdfast_server.rpc.parse import LARGEST, enum_name, parse_time, refuse_unbuilt
 from holdfast_server.rpc.services import Services
 from holdfast_server.rpc.watching import stream_all, stream_task
 
@@ -30,8 +23,6 @@ __all__ = ["TaskServicer"]
 
 _LINES = 500
 _FOLLOW_SECONDS = 0.2
-#: A page of tasks ends early at this size.
-_PAGE_BYTES = 1 << 20
 
 
 class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
@@ -47,39 +38,31 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def ListTasks(self, request: pb.ListTasksRequest, context: grpc.ServicerContext) -> pb.ListTasksResponse:
         del context
         refuse_unbuilt(request, "schedule_id")
-        limit, position = page_limit(request.page_size), parse_page_token(request, int, str)
-        before = (position[0], position[1]) if position else None
+        start = page_start(request, int, str)
+        before = (start[0], start[1]) if start else None
+        limit = page_limit(request.page_size) + 1
         with self._services.database.read() as connection:
-            rows = tasks.list_tasks(connection, _filter(request), limit=limit + 1, before=before)
-        messages: list[task_pb2.Task] = []
-        size = 0
-        for row in rows[:limit]:
-            message = self._shown(self._services.engine.honest(row))
-            size += message.ByteSize()
-            if messages and size > _PAGE_BYTES:
-                break
-            messages.append(message)
-        last = rows[len(messages) - 1] if messages else None
-        more = page_token([last.create_time, last.task_id], request) if last and len(rows) > len(messages) else ""
-        return pb.ListTasksResponse(tasks=messages, next_page_token=more)
+            rows = tasks.list_tasks(connection, _filter(request), limit=limit, before=before)
+        messages = [self._shown(self._services.engine.honest(row)) for row in rows]
+        page, more = cut_page(request, rows, messages, lambda row: [row.create_time, row.task_id])
+        return pb.ListTasksResponse(tasks=page, next_page_token=more)
 
     def ListTaskProblems(
         self, request: pb.ListTaskProblemsRequest, context: grpc.ServicerContext
     ) -> pb.ListTaskProblemsResponse:
         del context
-        limit, position = page_limit(request.page_size), parse_page_token(request, int)
+        start = page_start(request, int)
         self._services.engine.get(request.task_id)
         with self._services.database.read() as connection:
             rows = tasks.list_problems(
                 connection,
                 request.task_id,
-                position[0] if position else 0,
-                limit + 1,
+                start[0] if start else 0,
+                page_limit(request.page_size) + 1,
                 source_id=request.source_id or None,
             )
-        page = rows[:limit]
-        more = page_token([page[-1].number], request) if len(rows) > limit else ""
-        return pb.ListTaskProblemsResponse(problems=[problem_message(row) for row in page], next_page_token=more)
+        page, more = cut_page(request, rows, [problem_message(row) for row in rows], lambda row: [row.number])
+        return pb.ListTaskProblemsResponse(problems=page, next_page_token=more)
 
     def WatchTask(self, request: pb.WatchTaskRequest, context: grpc.ServicerContext) -> Iterator[task_pb2.TaskEvent]:
         after = request.after_sequence if request.HasField("after_sequence") else None

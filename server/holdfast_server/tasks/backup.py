@@ -1,19 +1,16 @@
-"""The BACKUP task: one call, any number of sources, one archive each.
+"""The BACKUP task in a worker: any number of sources, one archive each. `tasks.backup_orders` files it.
 
-`BackupOrders` checks and files an order in the edge; `BackupHandler` does the work in a worker. A source that fails
-does not stop the others: the task ends COMPLETED_WITH_WARNINGS when at least one archive came to be, FAILED when none
-did.
+A source that fails does not stop the others: the task ends COMPLETED_WITH_WARNINGS when at least one archive came to
+be, FAILED when none did.
 """
 
 from __future__ import annotations
 
 import base64
 import os
-import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -21,19 +18,12 @@ import sqlalchemy as sa
 
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.pool import CompressorPool
-from holdfast_server.catalog import backups, sources, tasks
+from holdfast_server.catalog import backups, tasks
 from holdfast_server.catalog.database import Database
-from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.catalog.rows import (
     BackupRow,
     BackupState,
-    LockMode,
-    LockWish,
     SourceKind,
-    SourceRow,
-    SourceState,
-    TaskKind,
-    TaskRow,
 )
 from holdfast_server.clock import Clock
 from holdfast_server.core.backup import (
@@ -52,7 +42,6 @@ from holdfast_server.core.publish import (
     publish_archive,
     remove_partials,
 )
-from holdfast_server.core.selection import check_patterns
 from holdfast_server.errors import (
     Cancelled,
     FailedPrecondition,
@@ -60,176 +49,18 @@ from holdfast_server.errors import (
     Reason,
     ResourceExhausted,
     Stopped,
-    Unavailable,
-    invalid_field,
 )
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.local import free_bytes, translate_os_error
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
-from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.run import Outcome, TaskRun, error_record
-from holdfast_server.tasks.sources import check_display_name, source_not_found
+from holdfast_server.tasks.sources import open_source
 from holdfast_server.wallets.classify import WalletCounters
 
-__all__ = ["BackupHandler", "BackupOrder", "BackupOrders"]
+__all__ = ["BackupHandler"]
 
-_MAX_SOURCES = 1000
-_MAX_TAG = 64
 _SHOWN = 100
-
-
-@dataclass(frozen=True, slots=True)
-class BackupOrder:
-    """What CreateBackup asks for, into an archive. `folder` is a path as bytes."""
-
-    source_ids: tuple[str, ...]
-    all_wallets: bool
-    folder: bytes
-    format: ArchiveFormat
-    tag: str = ""
-    create_folder: bool = False
-    name: str = ""
-    ignore: tuple[str, ...] = ()
-    fail_on_error: bool = False
-    dry_run: bool = False
-
-
-class BackupOrders:
-    """Files backup orders. Thread-safe."""
-
-    def __init__(self, database: Database, engine: TaskEngine, policy: FolderPolicy, clock: Clock) -> None:
-        self._database = database
-        self._engine = engine
-        self._policy = policy
-        self._clock = clock
-
-    def create(self, order: BackupOrder, principal: str, key: RequestKey | None) -> TaskRow:
-        """Check everything that can be checked now, create the folder if asked to, and queue the task.
-
-        Raises InvalidArgument, NotFound/SOURCE_NOT_FOUND, FailedPrecondition (SOURCE_SUSPENDED, NO_SOURCES, FOLDER_…),
-        PermissionDenied/PATH_NOT_ALLOWED, Unavailable/SOURCE_OFFLINE, AlreadyExists/REQUEST_ID_REUSED.
-        """
-        _check_order(order)
-        if key is not None and (known := self._engine.recall(key)) is not None:
-            return known
-        with self._database.read() as connection:
-            chosen = _choose(connection, order)
-        with ExitStack() as stack:
-            opened = [stack.enter_context(self._open(row)) for row in chosen]
-            folder = self._policy.check_destination(
-                order.folder, "archive.folder", sources=opened, create=order.create_folder, dry_run=order.dry_run
-            )
-            if folder is not None:
-                stack.enter_context(folder)
-            return self._engine.create(partial(self._file, order, principal), key)
-
-    def _open(self, row: SourceRow) -> OpenFolder:
-        try:
-            return self._policy.check_source(row.path, "source_ids")
-        except FailedPrecondition as error:
-            if error.reason is not Reason.FOLDER_NOT_FOUND:
-                raise
-            raise _offline(row) from error
-
-    def _file(self, order: BackupOrder, principal: str, connection: sa.Connection) -> NewTask:
-        chosen = _choose(connection, order)  # once more: the world may have moved since the folders were opened
-        now = self._clock.now()
-        task_id = str(uuid.uuid4())
-        entries: list[dict[str, Any]] = []
-        for row in chosen:
-            backup_id = str(uuid.uuid4())
-            name = order.name or f"{row.display_name} {datetime.fromtimestamp(now / 1e6, UTC):%Y-%m-%d %H:%M:%S} UTC"
-            ignore = [*row.ignore, *order.ignore]
-            entries.append(
-                {
-                    "source_id": row.source_id,
-                    "backup_id": backup_id,
-                    "kind": row.kind,
-                    "display_name": row.display_name,
-                    "path": base64.b64encode(row.path).decode(),
-                    "ignore": ignore,
-                    "name": name,
-                }
-            )
-            if not order.dry_run:
-                backups.insert_backup(
-                    connection,
-                    BackupRow(
-                        backup_id=backup_id, name=name, source_id=row.source_id, task_id=task_id, kind="ARCHIVE",
-                        state=BackupState.IN_PROGRESS, format=order.format.name, folder=order.folder, ignore=ignore,
-                        create_time=now, update_time=now,
-                    ),
-                )  # fmt: skip
-        request = {
-            "task_id": task_id,
-            "sources": entries,
-            "folder": base64.b64encode(order.folder).decode(),
-            "format": order.format.value,
-            "tag": order.tag,
-            "fail_on_error": order.fail_on_error,
-            "created": now,
-        }
-        ids = [row.source_id for row in chosen]
-        return NewTask(
-            kind=TaskKind.BACKUP,
-            principal=principal,
-            request=request,
-            source_ids=ids,
-            wishes=[LockWish(f"source:{source_id}", LockMode.SHARED) for source_id in ids],
-            dry_run=order.dry_run,
-            message="waiting",
-        )
-
-
-def _check_order(order: BackupOrder) -> None:
-    if order.all_wallets and order.source_ids:
-        raise invalid_field("source_ids", "must be empty with all_wallets")
-    if not order.all_wallets and not order.source_ids:
-        raise invalid_field("source_ids", "must name at least one source, or set all_wallets")
-    if len(order.source_ids) > _MAX_SOURCES:
-        raise invalid_field("source_ids", f"names {len(order.source_ids)} sources, at most {_MAX_SOURCES} are allowed")
-    if len(set(order.source_ids)) < len(order.source_ids):
-        raise invalid_field("source_ids", "names a source twice")
-    if len(order.tag) > _MAX_TAG or not order.tag.isprintable():
-        raise invalid_field("archive.tag", f"must be printable text of at most {_MAX_TAG} characters")
-    if order.name:
-        check_display_name(order.name, "name")
-        if order.all_wallets or len(order.source_ids) > 1:
-            raise invalid_field("name", "must be unset with more than one source: each backup gets its own")
-    check_patterns(order.ignore, "ignore")
-
-
-def _choose(connection: sa.Connection, order: BackupOrder) -> list[SourceRow]:
-    if order.all_wallets:
-        chosen = sources.list_sources(
-            connection, limit=_MAX_SOURCES + 1, kinds=[SourceKind.WALLET], states=[SourceState.ACTIVE]
-        )
-        if not chosen:
-            raise FailedPrecondition(Reason.NO_SOURCES, "there is no active wallet to back up")
-        if len(chosen) > _MAX_SOURCES:
-            raise invalid_field(
-                "all_wallets", f"there are more than {_MAX_SOURCES} wallets; name them in several calls"
-            )
-        return chosen
-    found = sources.get_sources(connection, order.source_ids)
-    for source_id in order.source_ids:
-        if source_id not in found:
-            raise source_not_found(source_id)
-        if found[source_id].state == SourceState.SUSPENDED:
-            raise FailedPrecondition(
-                Reason.SOURCE_SUSPENDED, f"source {source_id} is suspended", metadata={"source_id": source_id}
-            )
-    return [found[source_id] for source_id in order.source_ids]
-
-
-def _offline(row: SourceRow) -> HoldfastError:
-    path = escape(row.path)
-    return Unavailable(
-        Reason.SOURCE_OFFLINE,
-        f"source {row.source_id} cannot be reached at {path}",
-        metadata={"source_id": row.source_id, "path": path},
-    )
 
 
 @dataclass(slots=True)
@@ -478,7 +309,7 @@ class BackupHandler:
         return _Outcome(entry, Statistics(), error=failure)
 
     def _source(self, entry: dict[str, Any]) -> OpenFolder:
-        return self._policy.check_source(base64.b64decode(entry["path"]), "source_ids")
+        return open_source(self._policy, entry["source_id"], base64.b64decode(entry["path"]))
 
     def _destination(self, request: dict[str, Any], source: OpenFolder) -> OpenFolder:
         path = base64.b64decode(request["folder"])
@@ -570,7 +401,7 @@ def _summary(run: TaskRun, outcomes: Sequence[_Outcome]) -> Outcome:
         "wallets_processed": sum(outcome.entry["kind"] == SourceKind.WALLET for outcome in good),
         "coins_backed_up": wallet.coins_backed_up,
         "output_files": [escape(outcome.output) for outcome in good if outcome.output][:_SHOWN],
-        "files_added": wallet.files_added,
+        "files_added": total.files + total.hardlinks,
         "files_skipped": total.files_skipped,
         "files_reencrypted": wallet.files_reencrypted,
         "files_added_plaintext": wallet.files_added_plaintext,

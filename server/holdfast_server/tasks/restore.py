@@ -13,9 +13,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from holdfast_server.catalog.backups import lock_resource
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey
-from holdfast_server.catalog.rows import BackupRow, LockMode, LockWish, TaskKind, TaskRow
+from holdfast_server.catalog.rows import BackupRow, LockMode, LockWish, SourceState, TaskKind, TaskRow
+from holdfast_server.catalog.sources import get_source
 from holdfast_server.catalog.tasks import update_attempt
 from holdfast_server.core.control import Problem
 from holdfast_server.core.restore import (
@@ -33,7 +35,8 @@ from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.run import Outcome, TaskRun
-from holdfast_server.tasks.stored import as_archive, require_backup, require_finished
+from holdfast_server.tasks.sources import source_suspended
+from holdfast_server.tasks.stored import as_archive, require_backup, require_finished, require_quiet
 
 __all__ = ["RestoreHandler", "RestoreOrder", "RestoreOrders"]
 
@@ -62,13 +65,14 @@ class RestoreOrders:
     def create(self, order: RestoreOrder, principal: str, key: RequestKey | None) -> TaskRow:
         """Check the backup and the target now, make the target's parents if asked to, and queue the task.
 
-        Raises NotFound/BACKUP_NOT_FOUND, Aborted/BACKUP_BUSY, FailedPrecondition (BACKUP_NOT_RESTORABLE, FOLDER_…),
-        InvalidArgument, PermissionDenied/PATH_NOT_ALLOWED.
+        Raises NotFound/BACKUP_NOT_FOUND, Aborted/BACKUP_BUSY (also while another restore of it is under way),
+        FailedPrecondition (BACKUP_NOT_RESTORABLE, SOURCE_SUSPENDED, FOLDER_…), InvalidArgument,
+        PermissionDenied/PATH_NOT_ALLOWED.
         """
         _check_paths(order.paths)
         if key is not None and (known := self._engine.recall(key)) is not None:
             return known
-        self._engine.inside(lambda c: require_finished(require_backup(c, order.backup_id)))
+        self._engine.inside(partial(_restorable, order.backup_id))
         with self._policy.check_restore_target(
             order.folder, "new_folder.folder", create_parents=order.create_parents, dry_run=order.dry_run
         ):
@@ -76,7 +80,7 @@ class RestoreOrders:
 
 
 def _file(order: RestoreOrder, principal: str, connection: sa.Connection) -> NewTask:
-    row = require_finished(require_backup(connection, order.backup_id))
+    row = _restorable(order.backup_id, connection)
     return NewTask(
         kind=TaskKind.RESTORE,
         principal=principal,
@@ -87,12 +91,20 @@ def _file(order: RestoreOrder, principal: str, connection: sa.Connection) -> New
         },
         source_ids=[row.source_id],
         wishes=[
-            LockWish(f"backup:{order.backup_id}", LockMode.SHARED),
+            LockWish(lock_resource(order.backup_id), LockMode.SHARED),
             LockWish(f"folder:{escape(order.folder.rstrip(b'/'))}", LockMode.EXCLUSIVE),
         ],
         dry_run=order.dry_run,
         message="waiting",
     )
+
+
+def _restorable(backup_id: str, connection: sa.Connection) -> BackupRow:
+    row = require_quiet(require_backup(connection, backup_id))
+    source = get_source(connection, row.source_id)
+    if source is not None and source.state == SourceState.SUSPENDED:
+        raise source_suspended(row.source_id)
+    return row
 
 
 def _check_paths(paths: tuple[bytes, ...]) -> None:
@@ -130,8 +142,10 @@ class RestoreHandler:
         with open_archive(archive) as file, self._target(run, folder) as root:
             try:
                 found = extract_to_staging(
-                    file, archive.format, root.fd, staging,
-                    original_size=size, paths=paths, control=run.control, progress=run.progress,
+                    file,
+                    archive,
+                    root.fd,
+                    staging, paths=paths, control=run.control, progress=run.progress,
                 )  # fmt: skip
                 for warning in found.warnings:
                     run.problem(

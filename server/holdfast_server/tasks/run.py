@@ -72,7 +72,7 @@ class TaskHandler(Protocol):
 
 @dataclass(slots=True)
 class _Speed:
-    """Source bytes a second over the last few seconds."""
+    """Source bytes handled a second, over the last few seconds."""
 
     samples: deque[tuple[float, int, float]] = field(default_factory=deque)
 
@@ -113,6 +113,7 @@ class TaskRun:
         self._last_advance = clock.now()
         self._least_percent = float(row.progress.get("percent") or 0.0)
         self._flushing = threading.Lock()
+        self._closed = False
 
     @property
     def task_id(self) -> str:
@@ -172,8 +173,13 @@ class TaskRun:
         self.row.checkpoint.update(values)
 
     def flush(self) -> None:
-        """Write what has gathered: log lines, problems, warnings, progress. Fences itself when the attempt is over."""
+        """Write what has gathered: log lines, problems, warnings, progress. Fences itself when the attempt is over.
+
+        After the run has ended nothing is written any more: the end state is a task's last event.
+        """
         with self._flushing:
+            if self._closed:
+                return
             with self._buffer:
                 lines, self._lines = self._lines, []
                 found, self._problems = self._problems, []
@@ -217,7 +223,7 @@ class TaskRun:
 
     def _snapshot(self) -> dict[str, Any]:
         progress, now = self.progress, self._clock.monotonic()
-        self._speed.add(now, progress.original_size, float(progress.position))
+        self._speed.add(now, progress.handled, float(progress.position))
         rate, work_rate = self._speed.rates()
         percent = progress.percent
         if percent is not None:
@@ -256,6 +262,14 @@ class TaskRun:
             "eta_high": round(1.2 * remaining / min(rates), 1),
         }
 
+    @contextmanager
+    def _ending(self) -> Iterator[sa.Connection]:
+        """The run's last transaction; once it is committed, `flush` writes nothing more."""
+        with self._flushing:
+            with self._database.write() as connection:
+                yield connection
+            self._closed = True
+
     def complete(self, outcome: Outcome) -> TaskRow:
         """End the task COMPLETED or COMPLETED_WITH_WARNINGS, together with `outcome.commit`.
 
@@ -263,8 +277,17 @@ class TaskRun:
         """
         self.flush()
         now = self._clock.now()
-        progress = {**self._last_progress, "percent": 100.0, "phase": "done", "eta_low": 0.0, "eta_high": 0.0}
-        with self._database.write() as connection:
+        seconds = max(self._clock.monotonic() - self._started, 1e-3)
+        progress = {
+            **self._last_progress,
+            "percent": 100.0,
+            "phase": "done",
+            "current_file": "",
+            "bytes_per_second": round(self.progress.original_size / seconds),
+            "eta_low": 0.0,
+            "eta_high": 0.0,
+        }
+        with self._ending() as connection:
             row = tasks.get_task(connection, self.task_id)
             if row is None or row.attempt != self.attempt:
                 raise Fenced
@@ -294,7 +317,7 @@ class TaskRun:
     def _abandon(self, state: TaskState, handler: TaskHandler, **values: Any) -> TaskRow | None:
         self.flush()
         now = self._clock.now()
-        with self._database.write() as connection:
+        with self._ending() as connection:
             row = tasks.get_task(connection, self.task_id)
             if row is None or row.attempt != self.attempt:
                 return None
@@ -319,7 +342,7 @@ class TaskRun:
     def hand_back(self) -> None:
         """Return a drained task to the queue: a new attempt that does not count as a failed one."""
         self.flush()
-        with self._database.write() as connection:
+        with self._ending() as connection:
             tasks.move(
                 connection, self.task_id, TaskState.PENDING, self._clock.now(), fence=self.attempt,
                 attempt=self.attempt + 1, owner=None, lease_expires=None, dispatch_time=None,

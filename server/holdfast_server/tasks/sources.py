@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
@@ -23,6 +23,7 @@ from holdfast_server.errors import (
     HoldfastError,
     NotFound,
     Reason,
+    Unavailable,
     invalid_field,
 )
 from holdfast_server.storage.folder import OpenFolder
@@ -30,7 +31,17 @@ from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.wallets.layout import is_wallet, missing_parts
 
-__all__ = ["Registration", "Skipped", "SourceOrder", "SourceRegistry", "check_display_name", "source_not_found"]
+__all__ = [
+    "Registration",
+    "Skipped",
+    "SourceOrder",
+    "SourceRegistry",
+    "check_display_name",
+    "open_source",
+    "seen",
+    "source_not_found",
+    "source_suspended",
+]
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _MAX_NAME = 255
@@ -201,6 +212,34 @@ def require_source(connection: sa.Connection, source_id: str) -> SourceRow:
 
 def source_not_found(source_id: str) -> HoldfastError:
     return NotFound(Reason.SOURCE_NOT_FOUND, f"there is no source {source_id}", metadata={"source_id": source_id})
+
+
+def source_suspended(source_id: str) -> HoldfastError:
+    return FailedPrecondition(
+        Reason.SOURCE_SUSPENDED, f"source {source_id} is suspended", metadata={"source_id": source_id}
+    )
+
+
+def open_source(policy: FolderPolicy, source_id: str, path: bytes) -> OpenFolder:
+    """A source's folder, opened and checked. Raises Unavailable/SOURCE_OFFLINE when it is not there."""
+    try:
+        return policy.check_source(path, "source_ids")
+    except FailedPrecondition as error:
+        if error.reason is not Reason.FOLDER_NOT_FOUND:
+            raise
+        shown = escape(path)
+        raise Unavailable(
+            Reason.SOURCE_OFFLINE,
+            f"source {source_id} cannot be reached at {shown}",
+            metadata={"source_id": source_id, "path": shown},
+        ) from error
+
+
+def seen(row: SourceRow) -> SourceRow:
+    """The source as it may be shown: ACTIVE only while its path is a folder that can be reached."""
+    if row.state == SourceState.ACTIVE and not os.path.isdir(row.path):
+        return replace(row, state=SourceState.OFFLINE)
+    return row
 
 
 def check_source_id(source_id: str) -> None:

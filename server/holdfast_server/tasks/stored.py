@@ -10,7 +10,7 @@ from holdfast_server.catalog.rows import BackupRow, BackupState
 from holdfast_server.core.verify import StoredArchive
 from holdfast_server.errors import Aborted, FailedPrecondition, NotFound, Reason
 
-__all__ = ["as_archive", "require_backup", "require_finished"]
+__all__ = ["as_archive", "require_backup", "require_finished", "require_quiet"]
 
 
 def require_backup(connection: sa.Connection, backup_id: str) -> BackupRow:
@@ -21,12 +21,20 @@ def require_backup(connection: sa.Connection, backup_id: str) -> BackupRow:
     return row
 
 
+def require_quiet(row: BackupRow) -> BackupRow:
+    """Raises Aborted/BACKUP_BUSY also while another restore of it is under way."""
+    if row.state == BackupState.RESTORING:
+        metadata = {"backup_id": row.backup_id, "state": row.state}
+        raise Aborted(Reason.BACKUP_BUSY, f"backup {row.backup_id} is being restored", metadata=metadata)
+    return require_finished(row)
+
+
 def require_finished(row: BackupRow) -> BackupRow:
     """Raises Aborted/BACKUP_BUSY while it is being made, FailedPrecondition/BACKUP_NOT_RESTORABLE when it failed."""
     metadata = {"backup_id": row.backup_id, "state": row.state}
     if row.state == BackupState.IN_PROGRESS:
         raise Aborted(Reason.BACKUP_BUSY, f"backup {row.backup_id} is still being made", metadata=metadata)
-    if row.state != BackupState.COMPLETED:
+    if row.state == BackupState.FAILED:
         raise FailedPrecondition(
             Reason.BACKUP_NOT_RESTORABLE, f"backup {row.backup_id} is in state {row.state}", metadata=metadata
         )
@@ -37,4 +45,12 @@ def as_archive(row: BackupRow) -> StoredArchive:
     """A COMPLETED backup's file."""
     if row.file_name is None or row.size is None or row.sha256 is None:
         raise AssertionError("a completed backup has a file")
-    return StoredArchive(row.folder, row.file_name, ArchiveFormat[row.format], row.size, row.sha256)
+    return StoredArchive(
+        folder=row.folder,
+        file_name=row.file_name,
+        format=ArchiveFormat[row.format],
+        size=row.size,
+        sha256=row.sha256,
+        original_size=int(row.statistics["original_size"]),
+        files=int(row.statistics["files"]),
+    )

@@ -41,7 +41,7 @@ def _file(backup_id: str, level: VerifyLevel, principal: str, connection: sa.Con
         principal=principal,
         request={"backup_id": backup_id, "level": level.value},
         source_ids=[row.source_id],
-        wishes=[LockWish(f"backup:{backup_id}", LockMode.SHARED)],
+        wishes=[LockWish(backups.lock_resource(backup_id), LockMode.SHARED)],
         message="waiting",
     )
 

@@ -28,10 +28,10 @@ __all__ = ["Delivery", "EventPump", "Watch"]
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
-#: Microseconds that the pump looks back: update_time is stamped before its transaction commits.
-_MARGIN = 1_000_000
 _KEPT_PER_TASK = 256
 _KEPT_FOR_ALL = 4096
+#: Microseconds by which changes are looked for again: `update_time` is stamped before its transaction commits.
+_MARGIN = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,9 +258,9 @@ class EventPump:
                 self._changed_from = self._clock.now()
                 with self._database.read() as connection:
                     live = tasks.live_tasks(connection, tasks.TaskFilter())
-                    # What ended a moment ago is over, and not news.
-                    ended = tasks.changed_since(connection, self._changed_from - _MARGIN)
-                self._all.known = {**dict(ended), **{row.task_id: row.revision for row in live}}
+                    # What ended a moment ago is looked at again by the margin below, and is no news.
+                    recent = tasks.changed_since(connection, self._changed_from - 10 * _MARGIN)
+                self._all.known = {row.task_id: row.revision for row in live} | dict(recent)
             self._all.watchers += 1
         self._wake.set()
         try:

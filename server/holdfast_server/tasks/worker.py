@@ -82,9 +82,14 @@ class Worker:
         self._stopped = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
 
-    def start(self, dead_owners: Sequence[str] = ()) -> None:
-        """Announce the process, expire the leases of workers that the supervisor saw die, start the keeper."""
+    def start(self, dead_owners: Sequence[str] = (), dead_before: int | None = None) -> None:
+        """Announce the process, expire the leases of workers that the supervisor knows to be dead, start the keeper.
+
+        `dead_before` (microseconds): all workers that started earlier are dead, because their supervisor is.
+        """
         with self._database.write() as connection:
+            if dead_before is not None:
+                workers.expire_leases_before(connection, dead_before)
             if dead_owners:
                 workers.expire_leases(connection, dead_owners)
             workers.register_worker(connection, self._owner, socket.gethostname(), os.getpid(), self._clock.now())

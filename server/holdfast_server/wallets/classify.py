@@ -207,30 +207,34 @@ class WalletCounters:
     """Individual coin files in the backup, in all folders (see `classify`); a file of several coins counts once.
 
     The reference says "individual coin files included in the backup(s)": files, not coins and not amounts, and not Bank
-    and Fracked alone. So it is at least as large as the coin files among `files_added`.
+    and Fracked alone. So it is at least as large as the coin files among `money_files`.
     """
 
-    files_added: int = 0
+    money_files: int = 0
     """Files named `.bin` in the backup from Bank and Fracked, whatever is in them, in subfolders too.
 
-    The reference counts these two folders only, although the archive holds all of them; the name is kept for those who
-    know it. The number of all files of a backup is in its statistics.
+    What the reference calls `files_added`, although its archive holds all folders. In a backup's result `files_added`
+    is what it says: all files.
     """
 
     files_added_plaintext: int = 0
-    """Those of `files_added` whose coins lie in the backup unencrypted by the wallet, so that whoever reads the backup
-    owns them. Encryption by the backup itself (a sealed archive, a repository) does not change it. Unknown formats are
-    counted neither as plaintext nor as encrypted."""
+    """Coin files in the backup, in all folders, whose coins the wallet left unencrypted, so that whoever reads the
+    backup owns them.
+
+    The reference looks at Bank and Fracked only, which would keep quiet about the rest. Encryption by the backup itself
+    (a sealed archive, a repository) does not change it. Files whose first bytes do not say (stacks, JPEGs, unknown
+    formats) are counted neither as plaintext nor as encrypted.
+    """
 
     files_added_multi_coin: int = 0
-    """Those of `files_added` that hold more than one coin; the reference's `files_added_multi_warned`.
+    """Those of `money_files` that hold more than one coin; the reference's `files_added_multi_warned`.
 
     Should be 0: wallet folders hold one coin per file, and several in one file mark a bug of the wallet program. They
     are added all the same. Export, Import, Sent and the like hold such files rightly, so they are not counted.
     """
 
     files_reencrypted: int = 0
-    """Files of `files_added` encrypted on the way into the backup. Always 0 at present: files are stored verbatim."""
+    """Coin files encrypted on the way into the backup. Always 0 at present: files are stored verbatim."""
 
     files_skipped: int = 0
     """Files of the wallet, in any folder and of any name, that the backup wanted and does not hold, because they could
@@ -243,9 +247,9 @@ class WalletCounters:
     def add(self, file: FileClass) -> None:
         """Count one file that is in the backup."""
         self.coins_backed_up += file.is_coin_file
+        self.files_added_plaintext += file.is_coin_file and file.encryption is Encryption.PLAINTEXT
         if file.is_bin and file.in_money_folder:
-            self.files_added += 1
-            self.files_added_plaintext += file.encryption is Encryption.PLAINTEXT
+            self.money_files += 1
             self.files_added_multi_coin += file.multi_coin
 
     def skip(self) -> None:
@@ -255,7 +259,7 @@ class WalletCounters:
     def merge(self, other: WalletCounters) -> None:
         """Add the counts of another wallet of the same task."""
         self.coins_backed_up += other.coins_backed_up
-        self.files_added += other.files_added
+        self.money_files += other.money_files
         self.files_added_plaintext += other.files_added_plaintext
         self.files_added_multi_coin += other.files_added_multi_coin
         self.files_reencrypted += other.files_reencrypted

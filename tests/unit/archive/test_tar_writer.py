@@ -16,13 +16,13 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from archive.archives import CREATED_NS, MTIME_NS, Archive, Item, cut, digests, directory, file, symlink
 
 from holdfast_server.archive import tar_writer
 from holdfast_server.archive.blocks import BLOCK
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
+from tests.unit.archive.archives import CREATED_NS, MTIME_NS, Archive, Item, cut, digests, directory, file, symlink
 
 NOISE = random.Random(2).randbytes(3 << 20)
 TEXT = b"".join(b"line %d of some text that deflate likes\n" % n for n in range(90_000))
@@ -202,6 +202,7 @@ def test_extraction_by_common_tools(archive: Archive, tmp_path: Path, tool: str)
         b"dots...",
         b"n" * 255,
         b"raw\xff",
+        "e\u0301 decomposed".encode(),
         b"q" * 101,
     ]
     archive.add([file(name, b"of " + name) for name in names])

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from archive.archives import CREATED_NS, MTIME_NS, Archive, Item, cut, digests, directory, file, symlink
 
 from holdfast_server.archive import base_writer, blocks, zip_writer
 from holdfast_server.archive.format import ArchiveFormat
@@ -21,6 +20,7 @@ from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.archive.writer import MemberNotRepresentable
 from holdfast_server.errors import Cancelled
+from tests.unit.archive.archives import CREATED_NS, MTIME_NS, Archive, Item, cut, digests, directory, file, symlink
 
 NOISE = random.Random(1).randbytes(3 << 20)
 TEXT = b"".join(b"line %d of some text that deflate likes\n" % n for n in range(90_000))

@@ -15,7 +15,8 @@ from holdfast_server.catalog import backups
 from holdfast_server.catalog.rows import BackupState, SourceKind, TaskRow, TaskState
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks import backup as backup_module
-from holdfast_server.tasks.backup import BackupHandler, BackupOrder, BackupOrders
+from holdfast_server.tasks.backup import BackupHandler
+from holdfast_server.tasks.backup_orders import BackupOrder, BackupOrders
 from holdfast_server.tasks.sources import SourceOrder, SourceRegistry
 from holdfast_server.tasks.worker import Worker
 from tests.harness import sha256_of

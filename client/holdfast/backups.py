@@ -1,0 +1,162 @@
+"""Backups and restores: what starts them, shows them, proves them and hands them out."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, BinaryIO
+
+from holdfast.connection import Connection
+from holdfast.convert import from_message, to_number, to_task, wire_path
+from holdfast.download import Download, OnBytes, download_to_file, download_to_path
+from holdfast.enums import ArchiveFormat, BackupKind, BackupState, OnSourceError, VerifyLevel
+from holdfast.models import Backup, BackupResult, RestoreResult, VerifyResult
+from holdfast.pages import pages
+from holdfast.retry import OnBreak
+from holdfast.task import TaskHandle
+from holdfast.v1 import backup_pb2, backup_service_pb2, restore_pb2, restore_service_pb2
+
+__all__ = ["Backups", "Restores"]
+
+
+class Backups:
+    """`client.backups`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def create(
+        self,
+        source_ids: Iterable[str] = (),
+        *,
+        folder: str | os.PathLike[str],
+        format: ArchiveFormat | str,  # noqa: A002  the API's own word
+        all_wallets: bool = False,
+        tag: str = "",
+        create_folder: bool = False,
+        name: str = "",
+        backup_id: str | None = None,
+        ignore: Iterable[str] = (),
+        locked: bool = False,
+        on_source_error: OnSourceError | str | None = None,
+        dry_run: bool = False,
+        request_id: str | None = None,
+    ) -> TaskHandle[BackupResult]:
+        """Start a backup of each source into an archive of its own in `folder`, an absolute path on the server.
+
+        `format` may be written as `"zip"` or `"tar.gz"`.
+
+        Repeats after a lost answer are safe: without `request_id` a fresh one is sent. Refusals raise at once; what
+        fails later is in the task.
+        """
+        request = backup_service_pb2.CreateBackupRequest(
+            source_ids=source_ids,
+            all_wallets=all_wallets,
+            archive=backup_pb2.ArchiveTarget(
+                folder=wire_path(folder),
+                format=to_number(backup_pb2.ArchiveFormat, format),
+                tag=tag,
+                create_folder=create_folder,
+            ),
+            name=name,
+            backup_id=backup_id,
+            ignore=ignore,
+            locked=locked,
+            on_source_error=to_number(backup_pb2.OnSourceError, on_source_error),
+            dry_run=dry_run,
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        task = to_task(self._connection.create(self._connection.backups.CreateBackup, request))
+        return TaskHandle(self._connection, task)
+
+    def get(self, backup_id: str) -> Backup:
+        """Raises NotFound/BACKUP_NOT_FOUND."""
+        request = backup_service_pb2.GetBackupRequest(backup_id=backup_id)
+        return from_message(Backup, self._connection.call(self._connection.backups.GetBackup, request))
+
+    def list(
+        self,
+        *,
+        source_id: str = "",
+        task_id: str = "",
+        states: Iterable[BackupState] = (),
+        kinds: Iterable[BackupKind] = (),
+        page_size: int = 0,
+    ) -> Iterator[Backup]:
+        """All backups that match, newest first."""
+        request = backup_service_pb2.ListBackupsRequest(
+            page_size=page_size,
+            source_id=source_id,
+            task_id=task_id,
+            states=[to_number(backup_pb2.BackupState, state) for state in states],
+            kinds=[to_number(backup_pb2.BackupKind, kind) for kind in kinds],
+        )
+        return pages(self._connection, self._connection.backups.ListBackups, request, "backups", Backup)
+
+    def verify(
+        self, backup_id: str, level: VerifyLevel | str | None = None, *, request_id: str | None = None
+    ) -> TaskHandle[VerifyResult]:
+        """Start a proof that a backup can be read; without `level` it is unpacked and every file hashed again."""
+        request = backup_service_pb2.VerifyBackupRequest(
+            backup_id=backup_id,
+            level=to_number(backup_pb2.VerifyLevel, level),
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        task = to_task(self._connection.create(self._connection.backups.VerifyBackup, request))
+        return TaskHandle(self._connection, task)
+
+    def download(
+        self,
+        backup_id: str,
+        target: str | os.PathLike[str] | BinaryIO | None = None,
+        *,
+        on_bytes: OnBytes | None = None,
+        on_break: OnBreak | None = None,
+    ) -> Download:
+        """The archive into a file, into a folder (None: the current one) under its own name, or an open binary file.
+
+        A path is written as `.partial` beside, which a repeated call resumes, checked against the server's SHA-256
+        and then renamed. Raises TargetExists rather than replace a file, and DigestMismatch; then nothing is left.
+        """
+        connection = self._connection
+
+        def open_at(offset: int) -> AbstractContextManager[Iterator[Any]]:
+            request = backup_service_pb2.DownloadBackupRequest(backup_id=backup_id, offset=offset)
+            return connection.stream(connection.backups.DownloadBackup, request)
+
+        if target is None or isinstance(target, str | os.PathLike):
+            return download_to_path(connection, open_at, target, backup_id, on_bytes, on_break)
+        return download_to_file(connection, open_at, target, on_bytes, on_break)
+
+
+class Restores:
+    """`client.restores`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def to_new_folder(
+        self,
+        backup_id: str,
+        folder: str | os.PathLike[str],
+        *,
+        create_parents: bool = False,
+        paths: Iterable[str] = (),
+        dry_run: bool = False,
+        request_id: str | None = None,
+    ) -> TaskHandle[RestoreResult]:
+        """Start a restore into `folder`, an absolute path on the server that does not exist yet or is empty.
+
+        `paths`: only these entries of the backup and all below them.
+        """
+        request = restore_service_pb2.RestoreBackupRequest(
+            backup_id=backup_id,
+            new_folder=restore_pb2.NewFolderTarget(folder=wire_path(folder), create_parents=create_parents),
+            paths=[wire_path(path) for path in paths],
+            dry_run=dry_run,
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        task = to_task(self._connection.create(self._connection.restores.RestoreBackup, request))
+        return TaskHandle(self._connection, task)

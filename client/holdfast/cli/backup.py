@@ -1,0 +1,237 @@
+"""`holdfast backup ...`: make, list, prove and fetch backups."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from holdfast.cli.session import Command, Session, pass_session
+from holdfast.cli.watching import start
+from holdfast.download import Download
+from holdfast.enums import ArchiveFormat, OnSourceError, VerifyLevel
+from holdfast.models import Backup, BackupStatistics
+from holdfast.text import count, local_time, percent, safe, size
+
+__all__ = ["backup", "write_download"]
+
+_FORMATS = {"zip": ArchiveFormat.ZIP, "tar.gz": ArchiveFormat.TAR_GZ}
+_LEVELS = {
+    "structure": VerifyLevel.STRUCTURE,
+    "checksum": VerifyLevel.CHECKSUM,
+    "read-data": VerifyLevel.READ_DATA,
+}
+
+
+@click.group()
+def backup() -> None:
+    """Make, list, prove and fetch backups."""
+
+
+@backup.command(
+    cls=Command,
+    epilog="\b\nExamples:\n"
+    "  holdfast backup create default --to /backups --format zip --tag nightly\n"
+    "  holdfast backup create --all-wallets --to /backups --format tar.gz --create-folder\n"
+    "  holdfast backup create minecraft --to /backups --format zip --ignore '*.log' --dry-run",
+)
+@click.argument("source_ids", nargs=-1, metavar="[SOURCE_ID]...")
+@click.option("--to", "folder", required=True, metavar="FOLDER", help="Folder of the server for the archives.")
+@click.option("--format", "archive_format", required=True, type=click.Choice(list(_FORMATS)), help="Kind of archive.")
+@click.option("--all-wallets", is_flag=True, help="Every active wallet, instead of named sources.")
+@click.option("--tag", default="", help="Part of the archive's name: letters, digits, `.`, `_` and `-`.")
+@click.option("--name", default="", help="Name of the backup for people; only with one source.")
+@click.option("--ignore", multiple=True, metavar="PATTERN", help="Leave these out too (gitignore syntax).")
+@click.option(
+    "--on-source-error",
+    type=click.Choice(["warn", "fail"]),
+    help="What an unreadable file does: a warning, or the end of that backup. [default: warn]",
+)
+@click.option("--create-folder", is_flag=True, help="Create FOLDER if it is missing.")
+@click.option("--dry-run", is_flag=True, help="Only tell what would be stored; write nothing.")
+@click.option("--detach", is_flag=True, help="Print the task's id and do not wait for it.")
+@click.option("--request-id", metavar="UUID", help="Makes the command safe to repeat: the same id, the same task.")
+@pass_session
+def create(
+    session: Session,
+    source_ids: tuple[str, ...],
+    folder: str,
+    archive_format: str,
+    all_wallets: bool,
+    tag: str,
+    name: str,
+    ignore: tuple[str, ...],
+    on_source_error: str | None,
+    create_folder: bool,
+    dry_run: bool,
+    detach: bool,
+    request_id: str | None,
+) -> int:
+    """Back up each SOURCE_ID into a verified archive of its own, and watch it.
+
+    Ctrl-C detaches from the watch; the backup goes on. A relative FOLDER is taken from here if the server is on this
+    machine.
+    """
+    if bool(source_ids) == all_wallets:
+        raise click.UsageError("name the sources, or use --all-wallets")
+    where = session.server_path(folder)
+    return start(
+        session,
+        lambda request: session.client.backups.create(
+            source_ids,
+            folder=where,
+            format=_FORMATS[archive_format],
+            all_wallets=all_wallets,
+            tag=tag,
+            create_folder=create_folder,
+            name=name,
+            ignore=ignore,
+            on_source_error=None if on_source_error is None else OnSourceError[on_source_error.upper()],
+            dry_run=dry_run,
+            request_id=request,
+        ),
+        request_id,
+        detach=detach,
+    )
+
+
+@backup.command("list", cls=Command)
+@click.option("--source", "source_id", default="", metavar="SOURCE_ID", help="Only backups of this source.")
+@click.option("--task", "task_id", default="", metavar="TASK_ID", help="Only backups made by this task.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=0), help="At most so many; 0: all.")
+@pass_session
+def list_backups(session: Session, source_id: str, task_id: str, limit: int) -> int:
+    """List backups, newest first."""
+    found = list(
+        itertools.islice(
+            session.client.backups.list(source_id=source_id, task_id=task_id), limit + 1 if limit else None
+        )
+    )
+    shown = found[:limit] if limit else found
+    for one in shown:
+        session.emit("backup", one)
+    rows = [
+        (one.backup_id, one.source_id, str(one.state), size(one.size), local_time(one.create_time), one.storage_path)
+        for one in shown
+    ]
+    session.table(["ID", "SOURCE", "STATE", "SIZE", "MADE", "ARCHIVE"], rows)
+    if len(found) > len(shown):
+        session.note("there are more; use --limit 0 to see all")
+    return 0
+
+
+@backup.command(cls=Command)
+@click.argument("backup_id")
+@pass_session
+def get(session: Session, backup_id: str) -> int:
+    """Show one backup and its proofs."""
+    one = session.client.backups.get(backup_id)
+    session.emit("backup", one)
+    _show(session, one)
+    return 0
+
+
+@backup.command(cls=Command)
+@click.argument("backup_id")
+@click.option(
+    "--level",
+    type=click.Choice(list(_LEVELS)),
+    help="How deep: what fits together, every stored byte, or every file unpacked and hashed. [default: read-data]",
+)
+@click.option("--detach", is_flag=True, help="Print the task's id and do not wait for it.")
+@click.option("--request-id", metavar="UUID", help="Makes the command safe to repeat: the same id, the same task.")
+@pass_session
+def verify(session: Session, backup_id: str, level: str | None, detach: bool, request_id: str | None) -> int:
+    """Prove that a backup can be read."""
+    depth = None if level is None else _LEVELS[level]
+    return start(
+        session,
+        lambda request: session.client.backups.verify(backup_id, depth, request_id=request),
+        request_id,
+        detach=detach,
+    )
+
+
+@backup.command(
+    cls=Command,
+    epilog="\b\nExamples:\n"
+    "  holdfast backup download BACKUP_ID -o /mnt/usb\n"
+    "  holdfast backup download BACKUP_ID -o - | ssh elsewhere 'cat > copy.zip'",
+)
+@click.argument("backup_id")
+@click.option("-o", "--output", metavar="PATH", help="File or folder; `-` is stdout. [default: this folder]")
+@pass_session
+def download(session: Session, backup_id: str, output: str | None) -> int:
+    """Fetch a backup's archive, checked against its SHA-256.
+
+    What an interruption leaves is a .partial file, which the same command resumes. A file that exists is never
+    replaced.
+    """
+    if output == "-":
+        if session.json:
+            raise click.UsageError("--json and -o - both want stdout")
+        session.client.backups.download(backup_id, sys.stdout.buffer)
+        return 0
+    with _bar(session) as bar:
+        row = bar.add_task("download", total=None)
+        done = session.client.backups.download(
+            backup_id, output, on_bytes=lambda got, whole: bar.update(row, completed=got, total=whole)
+        )
+    write_download(session, done)
+    return 0
+
+
+def write_download(session: Session, done: Download) -> None:
+    """Say what was fetched, and where it is."""
+    fields = {"path": str(done.path), "size": done.size, "sha256": done.sha256, "resumed_from": done.resumed_from}
+    session.emit("download", fields)
+    session.line(f"{safe(str(done.path))}")
+    resumed = f", {size(done.resumed_from)} of it were there already" if done.resumed_from else ""
+    session.line(f"  {size(done.size)}{resumed}")
+    session.line(f"  sha256 {done.sha256}")
+
+
+def _bar(session: Session) -> Progress:
+    visible = session.progress and not session.json and sys.stdout.isatty()
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(highlight=False), transient=True, disable=not visible)
+
+
+def _show(session: Session, one: Backup) -> None:
+    pairs = [
+        ("id", one.backup_id),
+        ("name", one.name),
+        ("source", one.source_id),
+        ("state", str(one.state) + (", locked" if one.locked else "")),
+        ("complete", "yes" if one.complete else "no"),
+        ("archive", one.storage_path),
+        ("size", "" if one.size is None else size(one.size)),
+        ("sha256", one.sha256),
+        ("made", local_time(one.create_time)),
+        ("completed", local_time(one.complete_time)),
+        ("task", one.task_id),
+        ("ignored", "  ".join(one.ignore)),
+    ]
+    if one.statistics is not None:
+        pairs.append(("content", _content(one.statistics)))
+    for proof in one.verifications:
+        level, result = proof.level.lower().replace("_", "-"), "ok" if proof.ok else "DAMAGED"
+        checked = f"{count(proof.files_checked, 'file')}, {size(proof.bytes_checked)}"
+        pairs.append(("verified", f"{local_time(proof.time)}  {level}  {result}  {checked}"))
+    session.record(pairs)
+
+
+def _content(statistics: BackupStatistics) -> str:
+    ratio = percent(statistics.stored_size, statistics.original_size)
+    return ", ".join(
+        [
+            count(statistics.files, "file"),
+            count(statistics.directories, "directory", "directories"),
+            f"{size(statistics.original_size)} -> {size(statistics.stored_size)} ({ratio})",
+            f"{statistics.files_skipped:,} skipped",
+            f"{statistics.files_ignored:,} ignored",
+        ]
+    )

@@ -1,0 +1,145 @@
+"""What came of a task, for people: printed at its end, and by `holdfast task get`."""
+
+from __future__ import annotations
+
+from holdfast.cli.session import Session
+from holdfast.enums import TaskKind, TaskState
+from holdfast.errors import HoldfastError
+from holdfast.models import (
+    BackupResult,
+    OtherResult,
+    RestoreResult,
+    SourceOutcome,
+    Task,
+    TaskError,
+    VerifyResult,
+)
+from holdfast.plain import to_dict
+from holdfast.text import count, percent, safe, size
+
+__all__ = ["summarise", "write_task_error"]
+
+_STORED = {TaskState.COMPLETED, TaskState.COMPLETED_WITH_WARNINGS}
+
+
+def summarise(session: Session, task: Task) -> None:
+    """Print the result of an ended task: what was made and where, what failed and why, and where to look for more."""
+    session.emit("task", task)
+    if session.json:
+        return
+    if isinstance(task.result, BackupResult):
+        _backup(session, task, task.result)
+    elif isinstance(task.result, RestoreResult):
+        _restore(session, task, task.result)
+    elif isinstance(task.result, VerifyResult):
+        _verify(session, task.result)
+    elif isinstance(task.result, OtherResult):
+        session.record((name, str(to_dict(value))) for name, value in task.result.fields.items())
+    if task.cleanup is not None:
+        for path in task.cleanup.left_behind:
+            session.line(f"left behind: {safe(path)}")
+    if task.warning_count:
+        listing = session.command("task", "problems", task.task_id)
+        session.line(f"{count(task.warning_count, 'warning')}; list them: {listing}")
+    if task.state is TaskState.FAILED and task.error is not None:
+        write_task_error(session, task.error)
+        session.note(f"log: {session.command('task', 'log', task.task_id)}")
+
+
+def write_task_error(session: Session, error: TaskError) -> None:
+    """Why a task failed, in the form of every error."""
+    session.note(f"error: {safe(error.message)} ({error.reason})")
+    if error.remedy:
+        session.note(f"remedy: {safe(error.remedy)}")
+
+
+def _backup(session: Session, task: Task, result: BackupResult) -> None:
+    digests = _digests(session, task)
+    for outcome in result.sources:
+        for line in _outcome(outcome, digests.get(outcome.backup_id or "", ""), task.dry_run):
+            session.line(line)
+    if result.sources_failed:
+        session.line(f"{count(result.sources_failed, 'source')} failed")
+    if result.files_skipped:
+        session.line(f"{count(result.files_skipped, 'file')} could not be backed up")
+    if task.source_count > 1:
+        sizes = f"{size(result.original_size)} -> {size(result.stored_size)}"
+        # `sources` holds at most 100; a sum over a part of them would not be the whole.
+        files = sum(outcome.files for outcome in result.sources)
+        counted = f"{count(files, 'file')}, " if len(result.sources) == task.source_count else ""
+        session.line(f"together: {counted}{sizes}")
+    if result.coins_backed_up:
+        wallets = count(result.wallets_processed, "wallet")
+        session.line(f"{wallets}, {count(result.coins_backed_up, 'coin file')} among them")
+
+
+def _outcome(outcome: SourceOutcome, sha256: str, dry_run: bool) -> list[str]:
+    name = safe(outcome.source_id)
+    if not outcome.ok:
+        error = outcome.error
+        if error is None:
+            return [f"{name}: no backup was made"]
+        remedy = [f"  remedy: {safe(error.remedy)}"] if error.remedy else []
+        return [f"{name}: failed: {safe(error.message)} ({error.reason})", *remedy]
+    files = count(outcome.files, "file")
+    if dry_run:
+        return [f"{name}: would store {files}, {size(outcome.original_size)}"]
+    ratio = percent(outcome.stored_size, outcome.original_size)
+    lines = [
+        f"{name}: {safe(outcome.output_file)}",
+        f"  {files}, {size(outcome.original_size)} -> {size(outcome.stored_size)} ({ratio})",
+    ]
+    if sha256:
+        lines.append(f"  sha256 {sha256}")
+    if outcome.backup_id:
+        lines.append(f"  backup {outcome.backup_id}")
+    return lines
+
+
+def _digests(session: Session, task: Task) -> dict[str, str]:
+    if task.dry_run or task.kind is not TaskKind.BACKUP:
+        return {}
+    try:
+        return {backup.backup_id: backup.sha256 for backup in session.client.backups.list(task_id=task.task_id)}
+    except HoldfastError:
+        # The backups are made; a digest that cannot be shown now is no failure of theirs.
+        return {}
+
+
+def _restore(session: Session, task: Task, result: RestoreResult) -> None:
+    if task.dry_run:
+        plan = result.plan
+        if plan is not None:
+            needed = size(plan.bytes_needed)
+            session.line(
+                f"would create {plan.create:,}, replace {plan.replace:,}, delete {plan.delete:,} "
+                f"and keep {plan.keep:,} entries; needs {needed}"
+            )
+        for entry in result.planned_entries:
+            session.line(f"  {entry.action.lower()} {safe(entry.path)}")
+        return
+    if task.state not in _STORED:
+        return
+    session.line(f"restored into {safe(result.folder)}")
+    parts = [
+        count(result.files, "file"),
+        count(result.directories, "directory", "directories"),
+        count(result.symlinks, "symlink"),
+        count(result.hardlinks, "hard link"),
+    ]
+    session.line(f"  {', '.join(part for part in parts if not part.startswith('0 '))}, {size(result.restored_size)}")
+    session.line(f"  {count(result.files_verified, 'file')} hashed again and equal to the backup")
+
+
+def _verify(session: Session, result: VerifyResult) -> None:
+    level = result.level.lower().replace("_", "-")
+    checked = f"{count(result.files_checked, 'file')}, {size(result.bytes_checked)}"
+    session.line(f"backup {result.backup_id}: checked {checked} at level {level}")
+    if result.sealed_hash_only:
+        session.line("  only the stored hash was checked; without an identity nothing was opened")
+    if result.sha256:
+        session.line(f"  sha256 {result.sha256}")
+    if result.damaged_count:
+        session.line(f"  {count(result.damaged_count, 'file')} cannot be restored:")
+        for path in result.damaged_files:
+            session.line(f"    {safe(path)}")
