@@ -5,6 +5,7 @@ More principals and roles come with the access service; until then every authent
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import os
@@ -27,18 +28,29 @@ class Principal:
 
 
 def ensure_admin_token(data_dir: Path) -> str:
-    """Read `admin.token`, or make it (mode 0600, 256 random bits) at the first start."""
-    path = data_dir / TOKEN_FILE
+    """Read `admin.token`, or make it (mode 0600, 256 random bits) at the first start.
+
+    It appears whole or not at all; an empty one, which would let in whoever sends none, is made anew.
+    """
+    folder = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    token = "hf_" + secrets.token_urlsafe(32)
-    with os.fdopen(fd, "w") as file:
-        file.write(token + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return token
+        fcntl.flock(folder, fcntl.LOCK_EX)  # the supervisor, the edge and the workers start together
+        path = data_dir / TOKEN_FILE
+        if path.exists() and (token := path.read_text().strip()):
+            return token
+        token = "hf_" + secrets.token_urlsafe(32)
+        temporary = data_dir / f".{TOKEN_FILE}.new"
+        temporary.unlink(missing_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(token + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        os.fsync(folder)
+        return token
+    finally:
+        os.close(folder)
 
 
 class Authenticator:
@@ -57,9 +69,10 @@ class Authenticator:
         if len(values) > 1:
             raise _bad("the call carries more than one authorization")
         scheme, _, token = values[0].partition(" ")
+        token = token.strip()
         if scheme.lower() != "bearer" or not token:
             raise _bad("the authorization is not of the form `Bearer <token>`")
-        if not hmac.compare_digest(_digest(token.strip()), self._admin):
+        if not hmac.compare_digest(_digest(token), self._admin):
             raise _bad("the token is not valid")
         return Principal("admin")
 
