@@ -115,20 +115,9 @@ def apply_staging(root_fd: int, staging: bytes, root: dict[str, Any], check: Cal
 
     Raises FailedPrecondition/TARGET_CHANGED when something of the same name appeared meanwhile; it is left alone.
     """
-    try:
-        staging_fd = os.open(staging, _OPEN, dir_fd=root_fd)
-    except FileNotFoundError:
-        return  # an earlier attempt had finished moving
-    try:
-        for entry in sorted(os.listdir(staging_fd)):
-            check()
-            name = os.fsencode(entry)
-            _move_up(staging_fd, root_fd, name)
-        fsync_directory(root_fd)
-    finally:
-        os.close(staging_fd)
-    with suppress(FileNotFoundError):
-        os.rmdir(staging, dir_fd=root_fd)
+    with suppress(FileNotFoundError):  # an earlier attempt had finished moving, and nothing else
+        _move_all(root_fd, staging, check)
+    # Last, because every move before it changes the target's time.
     _set_root(root_fd, root)
     fsync_directory(root_fd)
 
@@ -139,6 +128,18 @@ def remove_staging(root_fd: int, staging: bytes) -> tuple[int, int]:
         return remove_tree(root_fd, staging)
     except FileNotFoundError:
         return 0, 0
+
+
+def _move_all(root_fd: int, staging: bytes, check: Callable[[], None]) -> None:
+    staging_fd = os.open(staging, _OPEN, dir_fd=root_fd)
+    try:
+        for entry in sorted(os.listdir(staging_fd)):
+            check()
+            _move_up(staging_fd, root_fd, os.fsencode(entry))
+        fsync_directory(root_fd)
+    finally:
+        os.close(staging_fd)
+    os.rmdir(staging, dir_fd=root_fd)
 
 
 def _move_up(staging_fd: int, root_fd: int, name: bytes) -> None:

@@ -80,7 +80,7 @@ def test_manifest() -> None:
         entry = ManifestEntry(member, bytes(32) if member.kind is MemberKind.FILE else None, changed=True)
         keys |= set(manifest._loads(entry.to_line()))
         assert member.mtime_ns == 0 or manifest.format_mtime(member.mtime_ns) in text
-    table = text[text.index("| key of an entry |") :].split("\n\n")[0]
+    table = TEXT[TEXT.index("| key of an entry |") :].split("\n\n")[0]
     rows = re.findall(r"^\| ((?:`\w+`(?: or |, )?)+) \|", table, re.MULTILINE)
     stated = set(re.findall(r"`(\w+)`", " ".join(rows)))
     assert stated == keys
