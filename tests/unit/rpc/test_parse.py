@@ -9,14 +9,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.v1 import backup_pb2, backup_service_pb2, restore_service_pb2, source_pb2, task_service_pb2
+from holdfast.v1 import backup_pb2, backup_service_pb2, restore_service_pb2, source_pb2, task_pb2, task_service_pb2
 from holdfast_server.errors import InvalidArgument, Unimplemented
 from holdfast_server.rpc.interceptors import refuse_unknown_fields
+from holdfast_server.rpc.pages import cut_page, page_limit, page_start
 from holdfast_server.rpc.parse import (
     enum_name,
-    page_limit,
-    page_token,
-    parse_page_token,
     parse_path,
     parse_time,
     refuse_unbuilt,
@@ -55,28 +53,46 @@ def test_page_sizes() -> None:
 
 @given(st.integers(-(2**63) + 1, 2**63 - 1), st.text())
 def test_page_tokens_come_back(number: int, text: str) -> None:
-    request = task_service_pb2.ListTasksRequest(page_size=5)
-    token = page_token([number, text], request)
+    request = task_service_pb2.ListTasksRequest(page_size=1)
+    messages = [task_pb2.Task(), task_pb2.Task()]
+    page, token = cut_page(request, [0, 1], messages, lambda _: [number, text])
+    assert len(page) == 1
     again = task_service_pb2.ListTasksRequest(page_size=9, page_token=token)
-    assert parse_page_token(again, int, str) == [number, text]
+    assert page_start(again, int, str) == [number, text]
     other = task_service_pb2.ListTasksRequest(source_id="x", page_token=token)
     with pytest.raises(InvalidArgument, match="other filters"):
-        parse_page_token(other, int, str)
+        page_start(other, int, str)
     with pytest.raises(InvalidArgument):
-        parse_page_token(again, str, int)
+        page_start(again, str, int)
     foreign = backup_service_pb2.ListBackupsRequest(page_token=token)
     with pytest.raises(InvalidArgument):
-        parse_page_token(foreign, int, str)
+        page_start(foreign, int, str)
+
+
+def test_a_page_ends_early_at_a_mebibyte_and_holds_at_least_one_row() -> None:
+    request = task_service_pb2.ListTasksRequest(page_size=10)
+    large = task_pb2.Task(message="x" * 600_000)
+    huge = task_pb2.Task(message="x" * (3 << 20))
+    page, token = cut_page(request, [1, 2, 3], [large, large, large], lambda row: [row])
+    assert len(page) == 1
+    again = task_service_pb2.ListTasksRequest(page_size=10, page_token=token)
+    assert page_start(again, int) == [1]
+    page, token = cut_page(request, [1, 2], [huge, huge], lambda row: [row])
+    assert len(page) == 1
+    assert token
+    page, token = cut_page(request, [1], [huge], lambda row: [row])
+    assert (len(page), token) == (1, "")
+    assert cut_page(request, [], [], lambda row: [row]) == ([], "")
 
 
 @given(st.text(max_size=80))
 def test_no_token_breaks_anything(token: str) -> None:
     request = task_service_pb2.ListTasksRequest(page_token=token)
     if not token:
-        assert parse_page_token(request, int, str) is None
+        assert page_start(request, int, str) is None
         return
     with pytest.raises(InvalidArgument):
-        parse_page_token(request, int, str)
+        page_start(request, int, str)
 
 
 def test_times() -> None:
