@@ -28,7 +28,7 @@ from holdfast_server.core.restore import (
     staging_name,
 )
 from holdfast_server.core.verify import open_archive
-from holdfast_server.errors import invalid_field
+from holdfast_server.errors import Fenced, invalid_field
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.local import free_bytes, fsync_directory
 from holdfast_server.storage.names import escape
@@ -153,10 +153,11 @@ class RestoreHandler:
                     )
                 self._commit_to_applying(run, found, staging)
                 apply_staging(root.fd, staging, found.root, lambda: None)
-            except BaseException:
+            except BaseException as error:
                 if "applying" not in run.row.checkpoint:
                     run.cleanup.removed(*remove_staging(root.fd, staging))
-                    self._remove_root(run, folder)
+                    if not isinstance(error, Fenced):  # then the folder is the successor's
+                        self._remove_root(run, folder)
                 raise
         return self._outcome(row, folder, _counts(found), found.warning_count)
 

@@ -159,7 +159,8 @@ class Worker:
                 run.left_behind += handler.clean(run, cancelled=run.row.cancel_requested)
             if run.row.cancel_requested:
                 raise Cancelled
-            if run.row.fruitless >= _FRUITLESS_LIMIT:
+            # What is being committed is finished however often it takes: giving up would leave half of it.
+            if run.row.fruitless >= _FRUITLESS_LIMIT and not run.row.committing:
                 raise _interrupted(run.row)
             outcome = handler.run(run)
             try:
