@@ -6,6 +6,7 @@ compresses in parallel into the `.partial`, and the strict reader then proves th
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from holdfast_server.core.reading import SMALL_FILE, TRIES, FileReader, is_spars
 from holdfast_server.core.selection import Selection
 from holdfast_server.errors import FailedPrecondition, Reason
 from holdfast_server.storage.folder import OpenFolder
-from holdfast_server.storage.local import fsync_file
+from holdfast_server.storage.local import fsync_file, translate_os_error
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.tree import EntryKind, ProblemReason, TreeEntry, TreeProblem, problem_from, walk
 from holdfast_server.wallets.classify import SNIFF_SIZE, WalletCounters, classify
@@ -129,11 +130,11 @@ def write_archive(
     """Write the source into the open, empty file, sync it and read it back.
 
     Raises Stopped when asked to, FailedPrecondition (SOURCE_UNREADABLE with `fail_on_error`, FOLDER_INSIDE_SOURCE),
-    DataLoss/CHECKSUM_MISMATCH when what was read back is not what was written, OSError from the archive's own disk.
-    The file is the caller's to remove then.
+    DataLoss/CHECKSUM_MISMATCH when what was read back is not what was written, ResourceExhausted/DISK_FULL and
+    the like for the archive's own disk. The file is the caller's to remove then.
     """
     progress.begin("writing")
-    with os.fdopen(os.dup(partial_fd), "r+b", buffering=0) as file:
+    with _ArchiveFile(os.dup(partial_fd), "r+b") as file:
         manifest = ManifestSpool(_manifest_header(source, plan))
         stored_before = progress.compressed_size
 
@@ -157,6 +158,23 @@ def write_archive(
             file.fileno(), plan.format, job.statistics.files, job.statistics.original_size, control, progress
         )
     return WrittenBackup(written.size, sha256, job.statistics)
+
+
+class _ArchiveFile(io.FileIO):
+    """The archive being written. What its disk refuses is raised as an error of ours and not as OSError, which is
+    what reading the source raises: a full disk must never pass for an unreadable file."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise translate_os_error(error, "writing the archive") from error
+
+    def truncate(self, size: int | None = None, /) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            raise translate_os_error(error, "writing the archive") from error
 
 
 class _ArchiveJob:
