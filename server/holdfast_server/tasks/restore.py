@@ -28,7 +28,7 @@ from holdfast_server.core.restore import (
     staging_name,
 )
 from holdfast_server.core.verify import open_archive
-from holdfast_server.errors import Fenced, invalid_field
+from holdfast_server.errors import FailedPrecondition, Fenced, invalid_field
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.local import free_bytes, fsync_directory
 from holdfast_server.storage.names import escape
@@ -152,7 +152,7 @@ class RestoreHandler:
                         Problem(b"", "RESTORED_WITH_WARNING", warning), source_id=row.source_id, backup_id=row.backup_id
                     )
                 self._commit_to_applying(run, found, staging)
-                apply_staging(root.fd, staging, found.root, lambda: None)
+                self._apply(run, root.fd, folder)
             except BaseException as error:
                 if "applying" not in run.row.checkpoint:
                     run.cleanup.removed(*remove_staging(root.fd, staging))
@@ -201,21 +201,34 @@ class RestoreHandler:
     def _commit_to_applying(self, run: TaskRun, found: Restored, staging: bytes) -> None:
         """The point of no return: from here the restore is finished, by this attempt or a later one."""
         applying = {"staging": staging.decode(), "root": found.root, "counts": _counts(found)}
-        with run.guarded() as connection:
-            run.checkpoint(connection, applying=applying)
-            update_attempt(connection, run.task_id, run.attempt, committing=True)
+        try:
+            with run.guarded() as connection:
+                run.checkpoint(connection, applying=applying)
+                update_attempt(connection, run.task_id, run.attempt, committing=True)
+        except BaseException:
+            run.row.checkpoint.pop("applying", None)  # it did not come about
+            raise
         run.progress.begin("applying")
 
     def _finish_applying(self, run: TaskRun, row: BackupRow, folder: bytes) -> Outcome:
         run.log("an earlier attempt had proved everything; moving what is left")
-        applying = run.row.checkpoint["applying"]
         run.progress.begin("applying")
         fd = os.open(folder, _OPEN)
         try:
-            apply_staging(fd, applying["staging"].encode(), applying["root"], lambda: None)
+            self._apply(run, fd, folder)
         finally:
             os.close(fd)
-        return self._outcome(row, folder, applying["counts"], 0)
+        return self._outcome(row, folder, run.row.checkpoint["applying"]["counts"], 0)
+
+    def _apply(self, run: TaskRun, root_fd: int, folder: bytes) -> None:
+        """Move up what staging holds. Where something stands in the way, the report says what stays where."""
+        applying = run.row.checkpoint["applying"]
+        staging = applying["staging"].encode()
+        try:
+            apply_staging(root_fd, staging, applying["root"], lambda: None)
+        except FailedPrecondition:
+            run.left_behind += [escape(folder), escape(folder.rstrip(b"/") + b"/" + staging)]
+            raise
 
     def _plan(self, row: BackupRow, folder: bytes) -> Outcome:
         """A dry run: what would be created, by the catalog's word, and whether it would fit."""

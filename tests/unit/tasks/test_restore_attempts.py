@@ -178,3 +178,20 @@ def test_a_frozen_attempt_leaves_the_folder_that_its_successor_uses(
     assert os.listdir(restores.target) == []
     assert restores.execute(task.task_id) == "completed"
     restores.assert_whole()
+
+
+def test_what_appears_during_the_moves_stays_and_the_report_says_what_lies_where(
+    restores: Restores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = restores.ask()
+    at(monkeypatch, "moving", lambda: (restores.target / "b").write_text("somebody's") and None)
+    assert restores.execute(task.task_id) == "failed"
+    row = restores.world.row(task.task_id)
+    assert row.error is not None
+    assert row.error["reason"] == "TARGET_CHANGED"
+    assert (restores.target / "b").read_text() == "somebody's"
+    assert (restores.target / "a" / "file").read_text() == "a"
+    assert row.cleanup is not None
+    staging = restores.target / f".holdfast-restore-{task.task_id}.1"
+    assert row.cleanup["left_behind"] == [str(restores.target), str(staging)]
+    assert (staging / "b" / "file").read_text() == "b"
