@@ -113,7 +113,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     while not ended.wait(0.05):
         if stop.second.is_set():
             pump.stop()
-            edge.stop(1.0).wait()
+            edge.stop(3.0).wait()
             break
     return 0
 

@@ -187,7 +187,7 @@ class Supervisor:
         self._signal([*edges, *workers])
         self._join(workers, self._drain + 15.0)
         self._signal(edges)
-        self._join(edges, 5.0)
+        self._join(edges, 10.0)
 
     def _signal(self, children: Sequence[_Child]) -> None:
         for child in children:

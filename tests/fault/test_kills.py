@@ -19,7 +19,7 @@ import grpc
 import pytest
 
 from holdfast.v1 import task_pb2, task_service_pb2
-from tests.harness import Server, failure_of, is_stopped, make_tree, sha256_of, snapshot, until
+from tests.harness import PATIENCE, Server, failure_of, is_stopped, make_tree, sha256_of, snapshot, until
 
 KILLS = int(os.environ.get("HOLDFAST_KILLS", "10"))
 SEED = int(os.environ.get("HOLDFAST_SEED", "2026"))
@@ -276,8 +276,10 @@ def test_sigterm_hands_a_long_task_back_and_it_finishes_after_the_restart(
     task_id = server.create("source", folder).task_id
     until(lambda: partials(folder), "a partial archive", pause=0.001)
     ends: list[object] = []
-    watcher = threading.Thread(target=lambda: ends.append(_watch_end(server, task_id)))
+    watching = threading.Event()
+    watcher = threading.Thread(target=lambda: ends.append(_watch_end(server, task_id, watching)))
     watcher.start()
+    assert watching.wait(PATIENCE)
     until(lambda: server.task_row(task_id)["state"] == "RUNNING", "the run")
     assert server.stop() == 0
     watcher.join(20)
@@ -295,10 +297,12 @@ def test_sigterm_hands_a_long_task_back_and_it_finishes_after_the_restart(
     assert snapshot(tmp_path / "back") == snapshot(source)
 
 
-def _watch_end(server: Server, task_id: str) -> str:
+def _watch_end(server: Server, task_id: str, watching: threading.Event) -> str:
+    """How a watch ends. `watching` is set once it is under way: a call that meets a leaving server is cancelled."""
     try:
         for event in server.tasks.WatchTask(task_service_pb2.WatchTaskRequest(task_id=task_id), timeout=60):
             last = event
+            watching.set()
     except grpc.RpcError as error:
         return failure_of(error).name
     return task_pb2.TaskState.Name(last.task.state)
@@ -313,8 +317,10 @@ def test_sigterm_lets_a_short_task_finish_and_its_watcher_see_the_end(new_server
     task_id = server.create("source", folder).task_id
     until(lambda: partials(folder), "a partial archive", pause=0.001)
     ends: list[str] = []
-    watcher = threading.Thread(target=lambda: ends.append(_watch_end(server, task_id)))
+    watching = threading.Event()
+    watcher = threading.Thread(target=lambda: ends.append(_watch_end(server, task_id, watching)))
     watcher.start()
+    assert watching.wait(PATIENCE)
     until(lambda: server.task_row(task_id)["state"] == "RUNNING", "the run")
     time.sleep(0.05)
     assert server.stop() == 0
