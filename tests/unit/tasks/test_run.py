@@ -282,6 +282,20 @@ def test_percent_never_falls_in_a_new_attempt(world: World) -> None:
     assert world.row(row.task_id).progress["percent"] == 80.0
 
 
+def test_the_end_state_is_the_last_event_whatever_is_flushed_after_it(world: World) -> None:
+    """The keeper once wrote progress behind a task's end, which no watcher saw and every resumed one stumbled over."""
+    row = world.create()
+    run = world.claim(row.task_id)
+    assert run is not None
+    ended = run.complete(Outcome({}, "done"))
+    _flush_progress(run)
+    _flush_problem(run)
+    with world.database.read() as connection:
+        last = tasks.events_after(connection, row.task_id, 0)[-1]
+    assert (last.kind, last.sequence) == (EventKind.STATE, ended.revision)
+    assert world.row(row.task_id).revision == ended.revision
+
+
 def test_progress_rows_are_trimmed_and_warnings_kept(world: World) -> None:
     row = world.create()
     run = world.claim(row.task_id)
