@@ -204,6 +204,10 @@ def _lock_file(config: Config) -> Path:
 
 
 def _write_address(data_dir: Path, address: str) -> None:
-    temporary = data_dir / f".{ADDRESS_FILE}.tmp"
-    temporary.write_text(address + "\n")
-    temporary.replace(data_dir / ADDRESS_FILE)
+    from holdfast_server.storage.local import write_file
+
+    folder = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        write_file(folder, ADDRESS_FILE.encode(), f"{address}\n".encode(), mode=0o644)
+    finally:
+        os.close(folder)

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from holdfast_server.archive.member import Member
 from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
+from holdfast_server.storage.names import escape
 
 __all__ = [
     "BLOCK",
@@ -58,11 +59,8 @@ class Limits:
 
 
 def show(path: bytes) -> str:
-    """A name for people: UTF-8 where it is, control, invisible and undecodable bytes and backslashes as `\\xNN`."""
-    text = path[:_SHOWN].decode("utf-8", "surrogateescape")
-    if not text.isprintable() or "\\" in text:
-        text = "".join(c if c.isprintable() and c != "\\" else _escaped(c) for c in text)
-    return text if len(path) <= _SHOWN else text + "…"
+    """A name for people, cut where it is too long for a message."""
+    return escape(path[:_SHOWN]) + ("…" if len(path) > _SHOWN else "")
 
 
 def invalid(what: str, path: bytes | None = None, offset: int | None = None) -> FailedPrecondition:
@@ -209,10 +207,6 @@ class ArchiveReader(ABC):
     @abstractmethod
     def manifest(self) -> Iterator[bytes] | None:
         """The content of a last member named as a manifest, where the format finds it without reading all before it."""
-
-
-def _escaped(char: str) -> str:
-    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
 
 
 def _described(what: str, path: bytes | None, offset: int | None) -> tuple[str, dict[str, str]]:

@@ -106,7 +106,6 @@ class TaskRun:
         self._buffer = threading.Lock()
         self._lines: list[tuple[int, str, str]] = []
         self._problems: list[dict[str, Any]] = []
-        self._problems_kept = 0
         self._warning_events = 0
         self._speed = _Speed()
         self._last_progress: dict[str, Any] = {}
