@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import sys
-from array import array
 from collections.abc import Callable
 
 __all__ = ["TABLE_FOOTER", "TABLE_FRAME", "TABLE_MAGIC", "FrameList", "FrameSizes"]
@@ -32,32 +30,24 @@ class FrameSizes:
     """The sizes of the frames that a writer wrote, 8 bytes for each."""
 
     def __init__(self) -> None:
-        self._sizes = array("I")
+        self._entries = bytearray()
         self._end = 0
 
     def add(self, offset: int, packed: int, content: int) -> None:
         """A frame of `packed` bytes was written at `offset`; what was known to lie there or behind is no more."""
         while self._end > offset:
-            self._sizes.pop()
-            self._end -= self._sizes.pop()
-        self._sizes.extend((packed, content))
+            self._end -= int.from_bytes(self._entries[-8:-4], "little")
+            del self._entries[-8:]
+        self._entries += _ENTRY.pack(packed, content)
         self._end += packed
 
     def table(self) -> bytes:
         """The skippable frame that lists them; nothing when there are more than the format allows."""
-        count = len(self._sizes) // 2
+        count = len(self._entries) // _ENTRY.size
         if count > MAX_FRAMES:
             return b""
-        if sys.byteorder == "big":
-            self._sizes.byteswap()
-        entries = self._sizes.tobytes()
-        length = len(entries) + TABLE_FOOTER.size
-        return b"%b%b%b%b" % (
-            TABLE_FRAME,
-            length.to_bytes(4, "little"),
-            entries,
-            TABLE_FOOTER.pack(count, 0, TABLE_MAGIC),
-        )
+        listed = bytes(self._entries) + TABLE_FOOTER.pack(count, 0, TABLE_MAGIC)
+        return TABLE_FRAME + len(listed).to_bytes(4, "little") + listed
 
 
 class FrameList:
