@@ -1,9 +1,9 @@
 """tar.gz and tar.zst: POSIX pax tar in a row of gzip members or zstd frames.
 
-docs/format.md ("tar.gz", "tar.zst") specifies them. The tar stream is cut into pieces of about 1 MiB, each compressed
-by itself: any reader takes the row as one stream, and all cores write it. zstd frames are listed at the end
-(`seek_table`). The size of each gzip member in an extra field lets a reader that knows it skip from one to the next and
-unpack several at a time:
+docs/format.md ("tar.gz", "tar.zst") specifies them. The tar stream is cut into pieces of about 1 MiB (gzip) or
+4 MiB (zstd), each compressed by itself: any reader takes the row as one stream, and all cores write it. zstd frames are
+listed at the end (`seek_table`). The size of each gzip member in an extra field lets a reader that knows it skip from
+one to the next and unpack several at a time:
 
     1f 8b 08 04   magic, deflate, FEXTRA
     00 00 00 00   MTIME: none, so that the same input gives the same bytes
@@ -27,12 +27,13 @@ from functools import lru_cache
 from typing import Any
 
 from isal import isal_zlib
-from zstandard import ZstdCompressor
+from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 
 from holdfast_server.archive.base_writer import ArchiveWriter, Landing, Small
-from holdfast_server.archive.blocks import deflater_for
+from holdfast_server.archive.blocks import BLOCK, deflater_for
 from holdfast_server.archive.manifest import ManifestEntry, format_mtime
 from holdfast_server.archive.member import Member, MemberKind
+from holdfast_server.archive.reading import damage
 from holdfast_server.archive.seek_table import FrameSizes
 
 __all__ = ["TarGzWriter", "TarZstWriter"]
@@ -62,18 +63,25 @@ _TYPES = {
 }
 _EMPTY_SHA256 = hashlib.sha256().digest()
 
-#: A thread's own compressor: two threads must not share one, and a new one for each frame costs its memory again.
-_own = threading.local()
-
 Entries = list[tuple[ManifestEntry | None, bytes]]
+
+
+class _Zstd(threading.local):
+    """Each thread's own: two must not share one, and a new one for each frame would cost its memory again."""
+
+    def __init__(self) -> None:
+        self.compressor = ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True, write_content_size=True)
+        self.decompressor = ZstdDecompressor()
+
+
+_zstd = _Zstd()
 
 
 class TarWriter(ArchiveWriter):
     """An `ArchiveWriter` for compressed tar. Every member of the vocabulary can be held, with names of any length."""
 
     _length = 0  # of the tar stream so far; a member's record is its length there
-    _prefix = b""
-    _tail = b""
+    _parts: list[bytes]  # of a large file, not handed to the pool yet
 
     @abstractmethod
     def _pack(self, data: bytes, entries: Entries) -> Landing:
@@ -88,22 +96,22 @@ class TarWriter(ArchiveWriter):
 
     def _stream_start(self, member: Member) -> None:
         self._flush()
-        self._prefix = tar_header(member)
-        self._stream_length = len(self._prefix) + member.size + -member.size % TAR_BLOCK
+        header = tar_header(member)
+        self._parts = [header]
+        self._stream_length = len(header) + member.size + -member.size % TAR_BLOCK
 
     def _stream_block(self, block: bytes, *, last: bool) -> None:
-        data = self._prefix + block if self._prefix else block
-        self._prefix = b""
-        if last:
-            self._tail = data
-        else:
-            self._jobs.submit(lambda: self._pack(data, []), len(data))
+        self._parts.append(block)
+        if not last and sum(map(len, self._parts)) >= self.batch_size:
+            self._submit_parts([])
 
     def _stream_end(self, member: Member, entry: ManifestEntry | None) -> None:
-        data = self._tail + bytes(-member.size % TAR_BLOCK)
-        self._tail = b""
-        entries: Entries = [(entry, self._stream_length.to_bytes(8, "big"))]
-        self._jobs.submit(lambda: self._pack(data, entries), len(data))
+        self._parts.append(bytes(-member.size % TAR_BLOCK))
+        self._submit_parts([(entry, self._stream_length.to_bytes(8, "big"))])
+
+    def _submit_parts(self, entries: Entries) -> None:
+        parts, self._parts = self._parts, []
+        self._jobs.submit(lambda: self._pack(b"".join(parts), entries), sum(map(len, parts)))
 
     def _landed(self, record: bytes, offset: int) -> bytes:  # noqa: ARG002
         return record
@@ -127,6 +135,9 @@ class TarGzWriter(TarWriter):
 
 class TarZstWriter(TarWriter):
     """Each piece is a zstd frame; a table of all frames ends the file."""
+
+    #: Of a mixed tree, 52,000 files of 1.4 GiB, frames of 1 MiB make 593 MB, of 2 MiB 575, of 4 MiB 560, in equal time.
+    batch_size = 4 * BLOCK
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -167,11 +178,14 @@ def gzip_member(data: bytes) -> bytes:
 
 
 def zstd_frame(data: bytes) -> bytes:
-    """`data` as one zstd frame with its size and checksum."""
-    compressor = getattr(_own, "compressor", None)
-    if compressor is None:
-        compressor = _own.compressor = ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True, write_content_size=True)
-    packed: bytes = compressor.compress(data)
+    """`data` as one zstd frame with its size and checksum, proved to unpack to `data` again."""
+    packed: bytes = _zstd.compressor.compress(data)
+    try:
+        unpacked = _zstd.decompressor.decompress(packed)
+    except ZstdError as error:
+        raise damage(f"what was just compressed cannot be unpacked ({error})") from error
+    if unpacked != data:
+        raise damage("what was just compressed unpacks to something else")
     return packed
 
 
