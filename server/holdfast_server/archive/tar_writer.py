@@ -25,9 +25,10 @@ from functools import lru_cache
 from isal import isal_zlib
 
 from holdfast_server.archive.base_writer import ArchiveWriter, Landing, Small
-from holdfast_server.archive.blocks import deflater_for
+from holdfast_server.archive.blocks import deflate_tightly
 from holdfast_server.archive.manifest import ManifestEntry, format_mtime
 from holdfast_server.archive.member import Member, MemberKind
+from holdfast_server.archive.proof import require_inflates
 
 __all__ = ["TarGzWriter"]
 
@@ -119,7 +120,8 @@ def _pack(batch: list[Small]) -> Landing:
 
 def gzip_member(data: bytes) -> bytes:
     """`data` as one gzip member that tells its own length."""
-    packed = deflater_for(data).whole(data)
+    packed = deflate_tightly(data)
+    require_inflates(packed, data)
     length = GZIP_HEADER.size + len(packed) + GZIP_TRAILER.size
     header = GZIP_HEADER.pack(b"\x1f\x8b\x08\x04", 0, 0, 255, 8, GZIP_SUBFIELD, 4, length)
     return b"%b%b%b" % (header, packed, GZIP_TRAILER.pack(isal_zlib.crc32(data), len(data)))
