@@ -23,7 +23,7 @@ from holdfast_server.archive.manifest import (
     sums_line,
     unpack,
 )
-from holdfast_server.archive.member import Member, MemberKind
+from holdfast_server.archive.member import Member, MemberKind, difference
 from holdfast_server.archive.reading import ArchiveReader, Content, Names, damage, show
 from holdfast_server.archive.spool import RecordSpool
 from holdfast_server.errors import DataLoss, Reason
@@ -214,7 +214,7 @@ class _Pass:
         if expected is not None:
             if expected.member.path != member.path:
                 raise damage(f"the manifest names '{show(expected.member.path)}' here", member.path)
-            problem = _difference(expected.member, member, self._reader.mtime_step)
+            problem = difference(expected.member, member, self._reader.mtime_step)
             if problem:
                 self._problem(problem, member.path)
         self.outcome.members += 1
@@ -302,7 +302,7 @@ class _Pass:
             path = seen.member.path
             if path != entry.member.path:
                 raise damage(f"the manifest names '{show(entry.member.path)}' here", path)
-            problem = _difference(entry.member, seen.member, self._reader.mtime_step)
+            problem = difference(entry.member, seen.member, self._reader.mtime_step)
             if problem:
                 raise DamagedArchive(f"{problem}: member '{show(path)}'", [path], 1)
             if seen.sha256 not in (entry.sha256, UNHASHED, None):
@@ -353,25 +353,6 @@ def _entries(manifest: ManifestReader) -> Iterator[ManifestEntry]:
         yield from manifest
     except (OverflowError, RecursionError) as error:
         raise damage(f"the manifest cannot be read: {error}") from error
-
-
-def _difference(expected: Member, seen: Member, mtime_step: int) -> str | None:
-    """What the manifest says otherwise than the archive, at the resolution of the archive's own times."""
-    for what, a, b in (
-        ("type", expected.kind, seen.kind),
-        ("size", expected.size, seen.size),
-        ("mode", expected.mode, seen.mode),
-        ("link target", expected.link_target, seen.link_target),
-    ):
-        if a != b:
-            return f"the {what} is not the manifest's"
-    seconds = expected.mtime_ns // 1_000_000_000
-    if mtime_step > 1 and not -(1 << 31) <= seconds < 1 << 31:
-        # A zip's field for times has 32 bits.
-        return None
-    if expected.mtime_ns // mtime_step != seen.mtime_ns // mtime_step:
-        return "the time is not the manifest's"
-    return None
 
 
 def _is_sums(member: Member) -> bool:
