@@ -110,7 +110,13 @@ class TarWriter(ArchiveWriter):
 
     def _submit_parts(self, entries: Entries) -> None:
         parts, self._parts = self._parts, []
-        self._jobs.submit(lambda: self._pack(b"".join(parts), entries), sum(map(len, parts)))
+
+        def job() -> Landing:
+            data = b"".join(parts)
+            parts.clear()  # else they would lie in memory a second time
+            return self._pack(data, entries)
+
+        self._jobs.submit(job, sum(map(len, parts)))
 
     def _landed(self, record: bytes, offset: int) -> bytes:  # noqa: ARG002
         return record
@@ -165,6 +171,7 @@ def _join(batch: list[Small]) -> tuple[bytes, Entries]:
             sha256 = hashlib.sha256(content).digest() if content else _EMPTY_SHA256
         length = len(header) + len(content) + len(padding)
         entries.append((small.entry(sha256), length.to_bytes(8, "big")))
+    batch.clear()  # else the contents would lie in memory a second time
     return b"".join(parts), entries
 
 
