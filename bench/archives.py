@@ -93,8 +93,8 @@ def run(options: argparse.Namespace) -> Result:
         result.notes.append(f"Not installed here, so not compared: {', '.join(f'`{label}`' for label in missing)}.")
     result.notes.append(
         f"{runs} rounds, page cache warm. Ours is the time from the call to the end of the task, and includes SHA-256 "
-        "of every file, unpacking and comparing all that was packed, fsync, and reading the archive back; the others do "
-        "none of that. Peak memory: ours of the worker, the others' of their largest process."
+        "of every file, unpacking and comparing all that was packed, fsync, and reading the archive back; the others "
+        "do none of that. Peak memory: ours of the worker, the others' of their largest process."
     )
     return result
 
