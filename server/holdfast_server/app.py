@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from holdfast_server.storage.policy import FolderPolicy
     from holdfast_server.tasks.backup_life import BackupLife
     from holdfast_server.tasks.engine import TaskEngine
+    from holdfast_server.tasks.rebuild import Finding, RebuildSummary
 
-__all__ = ["ADDRESS_FILE", "prepare_data_dir", "run_edge", "run_worker", "software_version"]
+__all__ = ["ADDRESS_FILE", "prepare_data_dir", "rebuild_catalog", "run_edge", "run_worker", "software_version"]
 
 _log = logging.getLogger(__name__)
 
@@ -170,6 +171,37 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     # Nothing of ours runs any more; DBOS's own threads hold nothing worth an orderly end.
     sys.stderr.flush()
     os._exit(0)
+
+
+def rebuild_catalog(
+    config: Config, folders: Sequence[Path], tell: Callable[[Finding], None], *, recursive: bool, dry_run: bool
+) -> RebuildSummary:
+    """Add to the catalog what archives in the folders say of backups that it does not know.
+
+    The data directory must be ours alone. Raises ConfigError for a folder that cannot be opened, before anything is
+    read.
+    """
+    from contextlib import ExitStack
+
+    from holdfast_server.catalog.database import Database
+    from holdfast_server.errors import HoldfastError
+    from holdfast_server.storage.folder import open_folder
+    from holdfast_server.tasks.queue import migrate_queue
+    from holdfast_server.tasks.rebuild import CatalogRebuild
+
+    with ExitStack() as stack:
+        opened = []
+        for folder in folders:
+            try:
+                opened.append(stack.enter_context(open_folder(os.path.abspath(os.fsencode(folder)), "--folder")))
+            except HoldfastError as error:
+                raise ConfigError(f"--folder {folder}: {error.message}") from error
+        database = Database(config.database_url, busy_timeout=30.0)
+        stack.callback(database.close)
+        database.prepare(_lock_file(config), migrate_queue)
+        data_dir = os.fsencode(config.paths.data_dir)
+        rebuild = CatalogRebuild(database, SystemClock(), data_dir, tell, recursive=recursive, dry_run=dry_run)
+        return rebuild.run(opened)
 
 
 class _Stop:

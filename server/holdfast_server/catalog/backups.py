@@ -18,6 +18,7 @@ __all__ = [
     "count_of_source",
     "delete_backup",
     "delete_unfinished",
+    "every_backup",
     "get_backup",
     "insert_backup",
     "latest_of_sources",
@@ -81,6 +82,12 @@ def list_backups(
         query = query.where(_b.c.kind.in_(sorted(chosen.kinds)))
     if not chosen.show_deleted:
         query = query.where(_b.c.delete_time.is_(None))
+    return [BackupRow.of(row) for row in connection.execute(query).mappings()]
+
+
+def every_backup(connection: sa.Connection) -> list[BackupRow]:
+    """The whole catalog, the trash too, oldest first."""
+    query = _b.select().order_by(_b.c.create_time, _b.c.backup_id)
     return [BackupRow.of(row) for row in connection.execute(query).mappings()]
 
 

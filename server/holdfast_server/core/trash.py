@@ -39,8 +39,8 @@ TRASH_PREFIX = b".holdfast-trash-"
 #: What a sealed archive's sidecar is called: the archive's name with this after it.
 SIDECAR_SUFFIX = b".holdfast.json"
 
-#: A sidecar holds no member names, so it stays small.
-_MAX_SIDECAR = 8 << 20
+#: A sidecar holds no names, so it stays small.
+_MAX_SIDECAR = 64 << 10
 
 _LONGEST = 255 - len(SIDECAR_SUFFIX)
 _SUFFIX = re.compile(rb"((?:\.zip|\.tar(?:\.[a-z]+)?)?(?:\.age)?)\Z")
@@ -115,13 +115,16 @@ def reveal(archive: StoredFile, announce: Callable[[bytes], None]) -> bytes:
             if _exists(fd, name) or _exists(fd, name + SIDECAR_SUFFIX):
                 continue
             announce(name)
-            try:
-                _move_proved(fd, archive, archive.hidden, name)
-            except FileExistsError:
-                continue
+            # First the sidecar: no sealed archive stands under its name without one.
             sidecar = archive.hidden + SIDECAR_SUFFIX
             if _is_sidecar(fd, sidecar, archive):
                 _move(fd, sidecar, name + SIDECAR_SUFFIX)
+            try:
+                _move_proved(fd, archive, archive.hidden, name)
+            except FileExistsError:
+                if _is_sidecar(fd, name + SIDECAR_SUFFIX, archive):
+                    _move(fd, name + SIDECAR_SUFFIX, sidecar)
+                continue
             return name
     raise AssertionError("there is always another name")
 

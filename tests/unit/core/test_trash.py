@@ -98,6 +98,7 @@ def test_a_taken_name_gets_a_number(tmp_path: Path, taken: bytes) -> None:
 
 def test_a_name_taken_in_the_last_moment_is_not_overwritten(tmp_path: Path) -> None:
     put(tmp_path, NAME)
+    put(tmp_path, NAME + SIDECAR_SUFFIX, sidecar())
     archive, names = stored(tmp_path), list[bytes]()
     assert hide(archive)
 
@@ -108,7 +109,9 @@ def test_a_name_taken_in_the_last_moment_is_not_overwritten(tmp_path: Path) -> N
 
     third = b"photos-20250101-000000-3.tar.gz.age"
     assert reveal(archive, announce) == third
-    assert tree(tmp_path) == {NAME: b"quick", names[1]: b"quick", third: CONTENT}
+    assert tree(tmp_path) == {
+        NAME: b"quick", names[1]: b"quick", third: CONTENT, third + SIDECAR_SUFFIX: sidecar()
+    }  # fmt: skip
 
 
 def test_a_sidecar_of_another_backup_stays(tmp_path: Path) -> None:
