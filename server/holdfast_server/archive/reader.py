@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import BinaryIO
 
-from holdfast_server.archive.reading import ArchiveReader, Content, Limits, Source, show
+from holdfast_server.archive.reading import ArchiveReader, Content, FileSource, Limits, Source, show
 from holdfast_server.archive.tar_reader import TarGzReader
 from holdfast_server.archive.zip_reader import ZipReader
 
@@ -19,8 +19,10 @@ _READERS: dict[str, type[ZipReader] | type[TarGzReader]] = {
 }
 
 
-def open_reader(format_name: str, file: BinaryIO, *, limits: Limits, check: Callable[[], None]) -> ArchiveReader:
-    """A reader of `file`, a real seekable file opened for reading that the caller keeps open and closes.
+def open_reader(
+    format_name: str, file: BinaryIO | Source, *, limits: Limits, check: Callable[[], None]
+) -> ArchiveReader:
+    """A reader of `file`: a Source, or a real file opened for reading. The caller keeps it open and closes it.
 
     `format_name` is ZIP or TAR_GZ, or their suffixes zip and tar.gz. `check` is called at least once per block and may
     raise to stop. Raises FailedPrecondition/ARCHIVE_INVALID or DataLoss/CHECKSUM_MISMATCH, here or while reading.
@@ -28,4 +30,5 @@ def open_reader(format_name: str, file: BinaryIO, *, limits: Limits, check: Call
     reader = _READERS.get(format_name)
     if reader is None:
         raise ValueError(f"no reader for {format_name!r}")
-    return reader(Source(file), limits, check)
+    source = file if isinstance(file, Source) else FileSource(file)
+    return reader(source, limits, check)
