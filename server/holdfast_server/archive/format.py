@@ -1,4 +1,4 @@
-"""The formats a portable archive can have."""
+"""The formats an archive can have."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ class ArchiveFormat(StrEnum):
 
     ZIP = "zip"
     TAR_GZ = "tar.gz"
+    TAR_ZST = "tar.zst"
+    TAR = "tar"
 
     @property
     def suffix(self) -> str:
@@ -21,4 +23,22 @@ class ArchiveFormat(StrEnum):
     @property
     def content_type(self) -> str:
         """The media type a download announces."""
-        return {ArchiveFormat.ZIP: "application/zip", ArchiveFormat.TAR_GZ: "application/gzip"}[self]
+        return _CONTENT_TYPES[self]
+
+    @property
+    def writable(self) -> bool:
+        """Whether backups are written in it; the others are only read."""
+        return self is not ArchiveFormat.TAR
+
+    @property
+    def has_hardlinks(self) -> bool:
+        """Whether a further name of a file is a link in it; else each name has a copy of the content."""
+        return self is not ArchiveFormat.ZIP
+
+
+_CONTENT_TYPES = {
+    ArchiveFormat.ZIP: "application/zip",
+    ArchiveFormat.TAR_GZ: "application/gzip",
+    ArchiveFormat.TAR_ZST: "application/zstd",
+    ArchiveFormat.TAR: "application/x-tar",
+}

@@ -1,4 +1,4 @@
-"""A strict reader of gzip files with one or more members, as one stream of bytes."""
+"""A strict reader of gzip files with one or more members."""
 
 from __future__ import annotations
 
@@ -9,65 +9,28 @@ from isal import isal_zlib
 from holdfast_server.archive.inflate import BadDeflate, Inflater
 from holdfast_server.archive.reading import Budget, Source, damage, invalid
 
-__all__ = ["GzipStream"]
+__all__ = ["gzip_blocks"]
 
 _FHCRC, _FEXTRA, _FNAME, _FCOMMENT = 2, 4, 8, 16
 _MAX_TEXT = 64 << 10
 _FIRST_PIECE, _MAX_PIECE = 4 << 10, 256 << 10
 
 
-class GzipStream:
-    """The unpacked bytes of a gzip file. CRC-32 and length of every member are checked before its end is passed.
+def gzip_blocks(source: Source, budget: Budget, check: Callable[[], None]) -> Iterator[bytes]:
+    """What a gzip file unpacks to, in blocks of at most BLOCK bytes.
 
-    `offset` is the position in the unpacked stream.
+    CRC-32 and length of every member are checked before its end is passed.
     """
+    return _Gzip(source, budget, check).members()
 
+
+class _Gzip:
     def __init__(self, source: Source, budget: Budget, check: Callable[[], None]) -> None:
         self._source = source
         self._budget = budget
         self._check = check
-        self._blocks = self._members()
-        self._block = b""
-        self._at = 0
-        self.offset = 0
 
-    def pieces(self, size: int) -> Iterator[bytes]:
-        """The next `size` bytes, in pieces of at most BLOCK. Raises DataLoss when the stream ends before."""
-        while size:
-            if not self._fill():
-                raise damage("the archive ends too early", offset=self.offset)
-            piece = self._block[self._at : self._at + size]
-            self._at += len(piece)
-            self.offset += len(piece)
-            size -= len(piece)
-            yield piece
-
-    def read(self, size: int) -> bytes:
-        """Exactly the next `size` bytes."""
-        piece = self._block[self._at : self._at + size]
-        if len(piece) < size:
-            return b"".join(self.pieces(size))
-        self._at += size
-        self.offset += size
-        return piece
-
-    def rest(self) -> Iterator[bytes]:
-        """What is left, to the end of the file."""
-        while self._fill():
-            yield from self.pieces(len(self._block) - self._at)
-
-    def at_end(self) -> bool:
-        return not self._fill()
-
-    def _fill(self) -> bool:
-        while self._at == len(self._block):
-            block = next(self._blocks, None)
-            if block is None:
-                return False
-            self._block, self._at = block, 0
-        return True
-
-    def _members(self) -> Iterator[bytes]:
+    def members(self) -> Iterator[bytes]:
         at = 0
         while at < self._source.size or at == 0:
             self._check()

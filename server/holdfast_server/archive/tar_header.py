@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from holdfast_server.archive.reading import invalid
 
-__all__ = ["RECORD", "Header", "parse_decimal", "parse_header", "parse_mtime", "parse_pax"]
+__all__ = ["RECORD", "Header", "is_header", "parse_decimal", "parse_header", "parse_mtime", "parse_pax"]
 
 RECORD = 512
 
@@ -36,11 +36,21 @@ class Header:
     link: bytes
 
 
+def is_header(block: bytes) -> bool:
+    """Whether the bytes begin with a tar header of any kind: its magic, or for old ones its checksum, tells."""
+    if block[257:262] == b"ustar":
+        return True
+    if len(block) < RECORD or not block[0]:
+        return False
+    match = _OCTAL.fullmatch(block[148:156])
+    return match is not None and int(match[1] or b"0", 8) == _checksum(block[:RECORD])
+
+
 def parse_header(block: bytes, offset: int) -> Header:
     """Read a header block. Raises FailedPrecondition/ARCHIVE_INVALID."""
     magic = block[257:265]
     stated = parse_number(block[148:156], "checksum", offset)
-    if stated != sum(block) - sum(block[148:156]) + 8 * 0x20:
+    if stated != _checksum(block):
         raise invalid("a tar header's checksum does not match", offset=offset)
     name = _text(block[0:100])
     if magic == b"ustar\x0000":
@@ -58,6 +68,10 @@ def parse_header(block: bytes, offset: int) -> Header:
         mtime=parse_number(block[136:148], "time", offset, signed=True),
         link=_text(block[157:257]),
     )
+
+
+def _checksum(block: bytes) -> int:
+    return sum(block) - sum(block[148:156]) + 8 * 0x20
 
 
 def parse_number(field: bytes, what: str, offset: int, *, bits: int = 63, signed: bool = False) -> int:

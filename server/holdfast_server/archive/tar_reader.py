@@ -1,15 +1,17 @@
-"""A strict reader of tar.gz files: ustar, pax and GNU long names."""
+"""A strict reader of tar files, plain and compressed: ustar, pax and GNU long names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from holdfast_server.archive.gzip_stream import GzipStream
+from holdfast_server.archive.byte_stream import ByteStream, raw_blocks
+from holdfast_server.archive.gzip_stream import gzip_blocks
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.reading import ArchiveReader, Budget, Content, Names, check_path, damage, invalid
 from holdfast_server.archive.tar_header import RECORD, Header, parse_decimal, parse_header, parse_mtime, parse_pax
+from holdfast_server.archive.zstd_stream import zstd_blocks
 
-__all__ = ["TarGzReader"]
+__all__ = ["TarGzReader", "TarReader", "TarZstReader"]
 
 _ZEROS = bytes(RECORD)
 _KINDS = {
@@ -25,16 +27,19 @@ _MAX_EXTENDED = 4 << 20
 _MAX_PADDING = 1 << 20
 
 
-class TarGzReader(ArchiveReader):
-    """Reads a tar.gz file. See ArchiveReader."""
+class TarReader(ArchiveReader):
+    """Reads a tar file. See ArchiveReader."""
 
-    format_name = "TAR_GZ"
+    format_name = "TAR"
     can_skip = False
     mtime_step = 1
 
+    #: How much more than its own size a file of this format can unpack to, rounded up.
+    max_ratio = 1
+
     def members(self) -> Iterator[tuple[Member, Content]]:
-        budget, names = Budget(self.limits, self.source.size), Names()
-        stream = GzipStream(self.source, budget, self.check)
+        budget, names = Budget(self.limits, self.source.size, self.max_ratio), Names()
+        stream = ByteStream(self._blocks(budget))
         while True:
             self.check()
             at = stream.offset
@@ -54,7 +59,11 @@ class TarGzReader(ArchiveReader):
     def manifest(self) -> Iterator[bytes] | None:
         return None
 
-    def _next(self, stream: GzipStream, names: Names) -> Member | None:
+    def _blocks(self, budget: Budget) -> Iterator[bytes]:
+        """The tar stream."""
+        return raw_blocks(self.source, budget, self.check)
+
+    def _next(self, stream: ByteStream, names: Names) -> Member | None:
         """The next member's headers, with the extended ones before it; None at the archive's end."""
         pax: dict[bytes, bytes] | None = None
         long: dict[bytes, bytes] = {}
@@ -84,7 +93,27 @@ class TarGzReader(ArchiveReader):
                 return _member(header, pax or {}, long, names, at)
 
 
-def _extended(stream: GzipStream, header: Header, at: int) -> bytes:
+class TarGzReader(TarReader):
+    """Reads a tar.gz file. See ArchiveReader."""
+
+    format_name = "TAR_GZ"
+    max_ratio = 2000
+
+    def _blocks(self, budget: Budget) -> Iterator[bytes]:
+        return gzip_blocks(self.source, budget, self.check)
+
+
+class TarZstReader(TarReader):
+    """Reads a tar.zst file. See ArchiveReader."""
+
+    format_name = "TAR_ZST"
+    max_ratio = 33_000
+
+    def _blocks(self, budget: Budget) -> Iterator[bytes]:
+        return zstd_blocks(self.source, budget, self.check, self.limits.window)
+
+
+def _extended(stream: ByteStream, header: Header, at: int) -> bytes:
     if header.size > _MAX_EXTENDED:
         raise invalid("an extended header is too long", offset=at)
     data = stream.read(header.size)
@@ -92,7 +121,7 @@ def _extended(stream: GzipStream, header: Header, at: int) -> bytes:
     return data
 
 
-def _check_end(stream: GzipStream) -> None:
+def _check_end(stream: ByteStream) -> None:
     at = stream.offset
     if stream.at_end():
         raise damage("the tar archive ends in the middle of its end mark", offset=at)

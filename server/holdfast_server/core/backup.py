@@ -247,7 +247,7 @@ class _ArchiveJob:
 
     def _add_hardlink(self, entry: TreeEntry) -> bool:
         """A further name of a file that is in the archive already; zip has no such thing and stores copies."""
-        if entry.nlink < 2 or self._plan.format is not ArchiveFormat.TAR_GZ:
+        if entry.nlink < 2 or not self._plan.format.has_hardlinks:
             return False
         first = self._links.get((entry.dev, entry.ino))
         if first is None:

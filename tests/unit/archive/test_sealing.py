@@ -452,7 +452,7 @@ def test_any_offset_in_any_order(large: tuple[Path, bytes], reads: list[tuple[in
 # -- archives ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", [ArchiveFormat.ZIP, ArchiveFormat.TAR_GZ])
+@pytest.mark.parametrize("format", [ArchiveFormat.ZIP, ArchiveFormat.TAR_GZ, ArchiveFormat.TAR_ZST])
 def test_archives_are_read_without_thrashing(
     tmp_path: Path,
     format: ArchiveFormat,  # noqa: A002

@@ -234,4 +234,8 @@ def test_format_facts() -> None:
     assert [(f.value, f.suffix, f.content_type) for f in ArchiveFormat] == [
         ("zip", ".zip", "application/zip"),
         ("tar.gz", ".tar.gz", "application/gzip"),
+        ("tar.zst", ".tar.zst", "application/zstd"),
+        ("tar", ".tar", "application/x-tar"),
     ]
+    assert [f for f in ArchiveFormat if not f.writable] == [ArchiveFormat.TAR]
+    assert [f for f in ArchiveFormat if not f.has_hardlinks] == [ArchiveFormat.ZIP]
