@@ -87,7 +87,6 @@ class Reason(StrEnum):
     CHECKSUM_MISMATCH = "CHECKSUM_MISMATCH"
     ARCHIVE_MISSING = "ARCHIVE_MISSING"
     ARCHIVE_INVALID = "ARCHIVE_INVALID"
-    KEY_REQUIRED = "KEY_REQUIRED"
     KEY_WRONG = "KEY_WRONG"
     STORAGE_UNREACHABLE = "STORAGE_UNREACHABLE"
     CATALOG_BUSY = "CATALOG_BUSY"
@@ -136,7 +135,6 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.CHECKSUM_MISMATCH: "Restore from another backup; the named one is damaged. Check the disk that holds it.",
     Reason.ARCHIVE_MISSING: "Put the archive back where storage_path says, or use another backup.",
     Reason.ARCHIVE_INVALID: "Use another archive; this one breaks its format's rules in the named place.",
-    Reason.KEY_REQUIRED: "Repeat the call with the credentials that open what is sealed.",
     Reason.KEY_WRONG: "Repeat the call with the credentials that belong to what is sealed.",
     Reason.STORAGE_UNREACHABLE: "Make the storage reachable and repeat the call.",
     Reason.CATALOG_BUSY: "Repeat the call after the given delay.",
