@@ -18,15 +18,16 @@ from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.manifest import ManifestSpool, format_mtime
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
+from holdfast_server.archive.reader import Limits, open_reader
 from holdfast_server.archive.reading import damage
 from holdfast_server.archive.sealing import Recipients, SealedFile, SealingFile
-from holdfast_server.archive.writer import ArchiveWriter, MemberNotRepresentable, open_writer
-from holdfast_server.core.control import Control, Problem, Progress
+from holdfast_server.archive.writer import ArchiveWriter, MemberNotRepresentable, WrittenArchive, open_writer
+from holdfast_server.core.control import Control, Problem, Progress, ReadingProgress
 from holdfast_server.core.read_back import READ_BACK_WORK, hash_file, read_back
 from holdfast_server.core.reading import SMALL_FILE, TRIES, FileReader, is_sparse, read_small
 from holdfast_server.core.selection import Selection
 from holdfast_server.core.statistics import Statistics
-from holdfast_server.errors import FailedPrecondition, Reason
+from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.local import fsync_file, translate_os_error
 from holdfast_server.storage.names import escape
@@ -149,23 +150,46 @@ def write_archive(
             raise
         fsync_file(file.fileno())
         progress.begin("verifying")
-        if sealed is not None:
-            _read_back_sealed(file, sealed, job.statistics, control, progress)
+        if (written.files, written.bytes_in) != (job.statistics.files, job.statistics.original_size):
+            raise _not_all(written, job.statistics)
+        on_read = _read_back_progress(progress, job.statistics, sealed.size if sealed else written.size)
+        if sealed:
+            _prove_sealed(file, sealed, control, on_read)
             return WrittenBackup(sealed.size, sealed.sha256, job.statistics, sealed=True)
-        sha256 = read_back(
-            file.fileno(), plan.format, job.statistics.files, job.statistics.original_size, control, progress
-        )
+        sha256 = read_back(file.fileno(), written.stretches, control, on_read)
+        # A zip's end and directory have to be where a reader looks for them.
+        open_reader(plan.format.name, file, limits=Limits(), check=control.check)
     return WrittenBackup(written.size, sha256, job.statistics)
 
 
-def _read_back_sealed(
-    file: ArchiveFile, sealed: SealedFile, found: Statistics, control: Control, progress: Progress
-) -> None:
-    """Nobody here can open it: that the disk gives back the bytes that were sealed is all that can be proved of it."""
-    sha256 = hash_file(file.fileno(), control.check)
+def _not_all(written: WrittenArchive, found: Statistics) -> DataLoss:
+    return DataLoss(
+        Reason.CHECKSUM_MISMATCH,
+        f"the archive holds {written.files} files of {written.bytes_in} bytes, "
+        f"{found.files} of {found.original_size} were read",
+    )
+
+
+def _read_back_progress(progress: Progress, found: Statistics, size: int) -> Callable[[int], None]:
+    """Takes bytes of the archive that were read back, as so much of the source handled again."""
+    on_progress = ReadingProgress(progress, found.original_size, found.files, work=READ_BACK_WORK, count_as_read=False)
+    done = 0
+
+    def on_read(more: int) -> None:
+        nonlocal done
+        done += more
+        share = done / size
+        on_progress(int(found.original_size * share), int(found.files * share), b"")
+
+    return on_read
+
+
+def _prove_sealed(file: ArchiveFile, sealed: SealedFile, control: Control, on_read: Callable[[int], None]) -> None:
+    """What was proved before it was sealed is still there when the disk gives back the sealed bytes: nobody here can
+    open them."""
+    sha256 = hash_file(file.fileno(), control.check, on_read)
     if sha256 != sealed.sha256 or os.fstat(file.fileno()).st_size != sealed.size:
         raise damage("the disk gives back other bytes than it was given")
-    progress.advance(found.original_size, found.files, work=READ_BACK_WORK)
 
 
 class ArchiveFile(io.FileIO):
