@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.reader import DETECT_SIZE, Limits, detect_format, open_reader
+from holdfast_server.archive.sealing import is_sealed
+from holdfast_server.archive.sidecar import Sidecar
 from holdfast_server.archive.verify import structure
 from holdfast_server.core.read_back import hash_file
 from holdfast_server.core.statistics import Statistics
 from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
 
-__all__ = ["ArchiveFacts", "is_archive_name", "read_facts"]
+__all__ = ["ArchiveFacts", "is_archive_name", "read_facts", "read_sealed_facts"]
 
 _SUFFIXES = tuple(one.suffix.encode() for one in ArchiveFormat if one.writable)
 
@@ -27,7 +30,8 @@ _BYTES_PER_ENTRY = 16
 class ArchiveFacts:
     """What an archive states of the backup that it is, after its members were found to fit its manifest.
 
-    `header` is the manifest's first line, unchecked but for being one. `modified_us` is the file's own time.
+    `header` is the manifest's first line, unchecked but for being one; of a sealed archive as much of it as its sidecar
+    states. `modified_us` is the file's own time, or when its sidecar says that it was complete.
     """
 
     format: ArchiveFormat
@@ -36,6 +40,7 @@ class ArchiveFacts:
     modified_us: int
     header: Mapping[str, Any]
     statistics: Statistics
+    sealed: bool = False
 
 
 def is_archive_name(name: bytes) -> bool:
@@ -72,6 +77,37 @@ def read_facts(file: BinaryIO, check: Callable[[], None]) -> ArchiveFacts:
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise DataLoss(Reason.CHECKSUM_MISMATCH, "the archive changed while it was read")
     return ArchiveFacts(found, after.st_size, sha256, after.st_mtime_ns // 1000, header, statistics)
+
+
+def read_sealed_facts(file: BinaryIO, sidecar: Sidecar, check: Callable[[], None]) -> ArchiveFacts:
+    """What the sidecar of an open sealed archive states, once that is the file that it names (level CHECKSUM).
+
+    No key is needed. Names are not in a sidecar: the source's id stands in for them. Raises as `read_facts` does.
+    """
+    fd = file.fileno()
+    size = os.fstat(fd).st_size
+    if not is_sealed(os.pread(fd, DETECT_SIZE, 0)):
+        raise _invalid("it is not sealed")
+    if sidecar.archive_format not in (one.value for one in ArchiveFormat if one.writable):
+        raise _invalid("its sidecar names no format of a backup")
+    try:
+        statistics = Statistics.of_manifest_totals({"counts": sidecar.counts, "complete": sidecar.complete})
+    except ValueError as error:
+        raise _invalid(f"its sidecar is malformed: {error}") from error
+    sha256 = hash_file(fd, check)
+    if (size, sha256) != (sidecar.size, sidecar.sha256):
+        raise DataLoss(Reason.CHECKSUM_MISMATCH, "the archive is damaged: it is not the file that its sidecar names")
+    created = datetime.fromtimestamp(sidecar.created_us / 1e6, UTC)
+    header = {
+        "backup_id": sidecar.backup_id,
+        "name": f"{sidecar.source_id} {created:%Y-%m-%d %H:%M:%S} UTC",
+        "source": {
+            "source_id": sidecar.source_id, "kind": sidecar.source_kind, "display_name": sidecar.source_id
+        },
+        "create_time": created.isoformat(),
+    }  # fmt: skip
+    archive_format = ArchiveFormat(sidecar.archive_format)
+    return ArchiveFacts(archive_format, size, sha256, sidecar.completed_us, header, statistics, sealed=True)
 
 
 def _invalid(what: str) -> FailedPrecondition:

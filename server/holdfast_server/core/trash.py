@@ -8,7 +8,6 @@ after a crash; where a file lies says how far the last one got. Callers let one 
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import re
@@ -17,12 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from holdfast_server.errors import DataLoss, FailedPrecondition, Reason, Unavailable
+from holdfast_server.archive.sidecar import SIDECAR_SUFFIX, sidecar_name
+from holdfast_server.core.publish import read_sidecar
+from holdfast_server.errors import DataLoss, FailedPrecondition, HoldfastError, Reason, Unavailable
 from holdfast_server.storage.local import fsync_directory, publish, translate_os_error
 from holdfast_server.storage.names import escape
 
 __all__ = [
-    "SIDECAR_SUFFIX",
     "TRASH_PREFIX",
     "StoredFile",
     "hide",
@@ -36,15 +36,8 @@ _log = logging.getLogger(__name__)
 
 TRASH_PREFIX = b".holdfast-trash-"
 
-#: What a sealed archive's sidecar is called: the archive's name with this after it.
-SIDECAR_SUFFIX = b".holdfast.json"
-
-#: A sidecar holds no names, so it stays small.
-_MAX_SIDECAR = 64 << 10
-
 _LONGEST = 255 - len(SIDECAR_SUFFIX)
 _SUFFIX = re.compile(rb"((?:\.zip|\.tar(?:\.[a-z]+)?)?(?:\.age)?)\Z")
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +81,8 @@ def hide(archive: StoredFile) -> bool:
         elif _same_file(fd, archive.name, archive.hidden):
             os.unlink(archive.name, dir_fd=fd)  # a file system without rename-no-replace, and a crash in between
             fsync_directory(fd)
-        sidecar = archive.name + SIDECAR_SUFFIX
-        if _is_sidecar(fd, sidecar, archive):
-            _move(fd, sidecar, archive.hidden + SIDECAR_SUFFIX)
+        if _is_sidecar(fd, archive.name, archive):
+            _move(fd, sidecar_name(archive.name), sidecar_name(archive.hidden))
         return True
 
 
@@ -112,18 +104,17 @@ def reveal(archive: StoredFile, announce: Callable[[bytes], None]) -> bytes:
             fsync_directory(fd)
             return archive.name
         for name in _candidates(archive.name):
-            if _exists(fd, name) or _exists(fd, name + SIDECAR_SUFFIX):
+            if _exists(fd, name) or _exists(fd, sidecar_name(name)):
                 continue
             announce(name)
             # First the sidecar: no sealed archive stands under its name without one.
-            sidecar = archive.hidden + SIDECAR_SUFFIX
-            if _is_sidecar(fd, sidecar, archive):
-                _move(fd, sidecar, name + SIDECAR_SUFFIX)
+            if _is_sidecar(fd, archive.hidden, archive):
+                _move(fd, sidecar_name(archive.hidden), sidecar_name(name))
             try:
                 _move_proved(fd, archive, archive.hidden, name)
             except FileExistsError:
-                if _is_sidecar(fd, name + SIDECAR_SUFFIX, archive):
-                    _move(fd, name + SIDECAR_SUFFIX, sidecar)
+                if _is_sidecar(fd, name, archive):
+                    _move(fd, sidecar_name(name), sidecar_name(archive.hidden))
                 continue
             return name
     raise AssertionError("there is always another name")
@@ -136,9 +127,8 @@ def remove(archive: StoredFile) -> int:
     """
     with _opened(archive) as fd:
         freed = 0
-        sidecar = archive.hidden + SIDECAR_SUFFIX
-        if _is_sidecar(fd, sidecar, archive):
-            os.unlink(sidecar, dir_fd=fd)
+        if _is_sidecar(fd, archive.hidden, archive):
+            os.unlink(sidecar_name(archive.hidden), dir_fd=fd)
         found = _proved(fd, archive, archive.hidden)
         if found is not None:
             os.unlink(archive.hidden, dir_fd=fd)
@@ -212,20 +202,11 @@ def _move(fd: int, old: bytes, new: bytes) -> None:
 
 
 def _is_sidecar(fd: int, name: bytes, archive: StoredFile) -> bool:
-    """Whether a file is the archive's sidecar by what it says itself."""
+    """Whether beside a name lies the archive's sidecar, by what it says itself."""
     try:
-        opened = os.open(name, _OPEN, dir_fd=fd)
-    except OSError:
+        return read_sidecar(fd, name).backup_id == archive.backup_id
+    except (OSError, HoldfastError):
         return False
-    with os.fdopen(opened, "rb") as file:
-        status = os.fstat(opened)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_SIDECAR:
-            return False
-        try:
-            record = json.loads(file.read(_MAX_SIDECAR))
-        except (ValueError, RecursionError):
-            return False
-    return isinstance(record, dict) and record.get("backup_id") == archive.backup_id
 
 
 def _same_file(fd: int, one: bytes, other: bytes) -> bool:

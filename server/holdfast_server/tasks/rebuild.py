@@ -13,14 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, BinaryIO
 
+from holdfast_server.archive.format import SEALED_SUFFIX
+from holdfast_server.archive.sidecar import SIDECAR_SUFFIX
 from holdfast_server.catalog import backups, sources
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.rows import BackupRow, BackupState, SourceKind, SourceRow, SourceState
 from holdfast_server.clock import Clock
-from holdfast_server.core.finding import ArchiveFacts, is_archive_name, read_facts
-from holdfast_server.core.trash import SIDECAR_SUFFIX, TRASH_PREFIX
+from holdfast_server.core.finding import ArchiveFacts, is_archive_name, read_facts, read_sealed_facts
+from holdfast_server.core.publish import read_sidecar
+from holdfast_server.core.trash import TRASH_PREFIX
 from holdfast_server.core.verify import VerifyLevel
 from holdfast_server.errors import FailedPrecondition, HoldfastError, Reason
 from holdfast_server.storage.folder import OpenFolder
@@ -137,9 +140,6 @@ class CatalogRebuild:
         elif entry.name.startswith(TRASH_PREFIX):
             text = "lies in the trash of a catalog that is gone: rename it to bring it back, or remove it"
             self._note(FindingKind.SKIPPED, path, text)
-        elif entry.name.endswith(b".age"):
-            text = "is sealed: without its identity nothing is known of it, so it is not imported"
-            self._note(FindingKind.SKIPPED, path, text)
         else:
             self._read(path, entry)
 
@@ -147,8 +147,9 @@ class CatalogRebuild:
         reading = Finding(FindingKind.READING, path, f"{entry.size} bytes")
         self._tell(reading)
         try:
-            with os.fdopen(entry.open_file(), "rb", buffering=0) as file:
-                facts = read_facts(file, lambda: self._tell(reading))
+            fd, _ = entry.open_file()
+            with os.fdopen(fd, "rb") as file:
+                facts = self._facts(file, entry, lambda: self._tell(reading))
             row, source = self._rows(path, facts)
             text = self._already(row, path)
             if text is not None:
@@ -166,6 +167,15 @@ class CatalogRebuild:
             self._seen[row.backup_id] = path
             size = f"{facts.statistics.files} files, {facts.statistics.original_size} bytes"
             self._note(FindingKind.FOUND, path, f"backup {row.backup_id} of source {row.source_id}: {size}")
+
+    def _facts(self, file: BinaryIO, entry: TreeEntry, check: Callable[[], None]) -> ArchiveFacts:
+        if not entry.name.endswith(SEALED_SUFFIX.encode()):
+            return read_facts(file, check)
+        try:
+            sidecar = read_sidecar(entry.parent.fd, entry.name)
+        except FileNotFoundError:
+            raise _refused("it is sealed and has no sidecar: only its identity could tell what it is") from None
+        return read_sealed_facts(file, sidecar, check)
 
     def _already(self, row: BackupRow, path: bytes) -> str | None:
         """Why the backup is not added: empty when this very file is known; None when it is new."""
@@ -210,9 +220,10 @@ class CatalogRebuild:
             size=facts.size,
             sha256=facts.sha256,
             complete=facts.statistics.complete,
-            # The manifest was written before the end was known; the file's own time is the nearest that is left.
+            # A manifest is written before the end is known; the file's own time is the nearest that is left.
             complete_time=facts.modified_us if created <= facts.modified_us <= now else created,
             statistics={**asdict(facts.statistics), "stored_size": facts.size, "duration": None},
+            sealed=facts.sealed,
         )
         # Its path is not in the manifest, by design: it stays OFFLINE until UpdateSource gives it one. Its own patterns
         # cannot be told from those of one call, so it starts with none: rather too much in the next backup.
@@ -235,9 +246,10 @@ class CatalogRebuild:
             sources.insert_source(connection, source)
             backups.insert_backup(connection, row)
             backups.add_verification(
-                connection, row.backup_id, time=self._clock.now(), level=VerifyLevel.STRUCTURE.value, ok=True,
-                files_checked=0, bytes_checked=0, message="found by rebuild-catalog; no file's content was compared",
-                task_id="",
+                connection, row.backup_id, time=self._clock.now(), ok=True, files_checked=0, task_id="",
+                level=(VerifyLevel.CHECKSUM if row.sealed else VerifyLevel.STRUCTURE).value,
+                bytes_checked=row.size if row.sealed else 0,
+                message="found by rebuild-catalog; no file's content was compared",
             )  # fmt: skip
 
     def _report_missing(self, row: BackupRow, folders: Sequence[bytes]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from holdfast_server.archive.sidecar import SIDECAR_SUFFIX, Sidecar
 from holdfast_server.core import trash
-from holdfast_server.core.trash import SIDECAR_SUFFIX, StoredFile, hide, look, remove, reveal, trash_name
+from holdfast_server.core.trash import StoredFile, hide, look, remove, reveal, trash_name
 from holdfast_server.errors import DataLoss, FailedPrecondition, HoldfastError, Reason, Unavailable
 
 BACKUP = "01234567-89ab-4def-8123-456789abcdef"
@@ -30,7 +30,7 @@ def put(folder: Path, name: bytes, content: bytes = CONTENT) -> Path:
 
 
 def sidecar(backup_id: str = BACKUP) -> bytes:
-    return json.dumps({"backup_id": backup_id}).encode()
+    return Sidecar(backup_id, "s", "WALLET", "zip", 1, 0, 0, len(CONTENT), "0" * 64, {}, True, "test").encode()
 
 
 def tree(folder: Path) -> dict[bytes, bytes]:

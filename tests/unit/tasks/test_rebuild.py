@@ -6,12 +6,13 @@ import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyrage import x25519
 
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.manifest import ManifestSpool
@@ -146,6 +147,60 @@ def test_a_wallets_counts_come_back(lost: Lost) -> None:
     assert old.statistics["wallet"]["money_files"] == 1
     lost.rebuild()
     assert lost.rows()[0].statistics["wallet"] == old.statistics["wallet"]
+
+
+def test_a_sealed_backup_comes_back_by_its_sidecar_alone(lost: Lost) -> None:
+    recipient = str(x25519.Identity.generate().to_public())
+    old = lost.backup(lost.made.source("photos"), ArchiveFormat.TAR_ZST, recipients=(recipient,), ignore=("*.tmp",))
+    assert lost.rebuild() == RebuildSummary(found=1, pathless=("photos",))
+    (new,) = lost.rows()
+    same = ("backup_id", "source_id", "format", "folder", "file_name", "size", "sha256", "sealed", "complete")
+    assert [getattr(new, name) for name in same] == [getattr(old, name) for name in same]
+    assert new.sealed
+    assert (new.create_time, new.complete_time, new.ignore) == (old.create_time, old.complete_time, [])
+    assert new.name.startswith("photos ")
+    with lost.database.read() as connection:
+        (proof,) = backups.verifications_of(connection, [new.backup_id])[new.backup_id]
+    assert (proof.level, proof.ok, proof.bytes_checked) == ("CHECKSUM", True, new.size)
+    assert lost.rebuild() == RebuildSummary(known=1, pathless=("photos",))
+
+
+def damaged(archive: Path, sidecar: Path) -> None:
+    content = bytearray(archive.read_bytes())
+    content[-1] ^= 1
+    archive.write_bytes(content)
+
+
+def renamed(archive: Path, sidecar: Path) -> None:
+    sidecar.rename(archive.parent / "else")
+
+
+def pretending(archive: Path, sidecar: Path) -> None:
+    archive.write_bytes(b"PK\3\4")
+
+
+def wild(archive: Path, sidecar: Path) -> None:
+    sidecar.write_bytes(b"[" * 60_000)
+
+
+def of_another_format(archive: Path, sidecar: Path) -> None:
+    sidecar.write_bytes(sidecar.read_bytes().replace(b'"zip"', b'"rar"'))
+
+
+def without_counts(archive: Path, sidecar: Path) -> None:
+    sidecar.write_bytes(sidecar.read_bytes().replace(b'"files"', b'"dogs"'))
+
+
+@pytest.mark.parametrize("harm", [damaged, renamed, pretending, wild, of_another_format, without_counts])
+def test_a_sealed_archive_that_is_not_what_its_sidecar_says_is_told(
+    lost: Lost, harm: Callable[[Path, Path], None]
+) -> None:
+    recipient = str(x25519.Identity.generate().to_public())
+    lost.backup(lost.made.source("photos"), recipients=(recipient,))
+    archive, sidecar = sorted(lost.folder.iterdir(), key=lambda path: len(path.name))
+    harm(archive, sidecar)
+    assert lost.rebuild() == RebuildSummary(skipped=1)
+    assert lost.rows() == []
 
 
 def test_a_source_without_a_path_says_what_it_lacks(lost: Lost) -> None:
