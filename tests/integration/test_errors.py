@@ -160,37 +160,20 @@ def test_a_name_or_an_id_for_several_sources_is_refused(place: Place) -> None:
     assert refused(place.server.backups.CreateBackup, request).fields == ["backup_id"]
 
 
-@pytest.mark.parametrize(
-    ("values", "field"),
-    [
-        ({"archive__format": backup_pb2.ARCHIVE_FORMAT_TAR_ZST}, "archive.format"),
-        ({"archive__age_recipients": ["age1xyz"]}, "archive.age_recipients"),
-    ],
-)
-def test_fields_not_built_yet_are_refused_by_name(place: Place, values: dict[str, Any], field: str) -> None:
-    with place.unchanged():
-        failure = refused(place.server.backups.CreateBackup, order(place, **values))
-    assert failure.name == "UNIMPLEMENTED/NOT_AVAILABLE"
-    assert failure.metadata["field"] == field
-
-
 def test_messages_not_built_yet_are_refused_by_name(place: Place) -> None:
     server = place.server
     maintained = order(place)
     maintained.maintenance.prune = True
     repository = backup_calls.CreateBackupRequest(source_ids=[place.source_id])
     repository.repository.repository_id = "r"
-    sealed = restore_calls.RestoreBackupRequest(backup_id=place.backup_id)
-    sealed.new_folder.folder = str(place.base / "back")
-    sealed.credentials.passphrase = "canary-passphrase"
     in_place = restore_calls.RestoreBackupRequest(backup_id=place.backup_id)
     in_place.in_place.SetInParent()
+    in_place.credentials.passphrase = "canary-passphrase"
     wallet = restore_calls.RestoreBackupRequest(backup_id=place.backup_id)
     wallet.new_wallet.folder = str(place.base / "back")
     cases = [
         (server.backups.CreateBackup, maintained, "maintenance"),
         (server.backups.CreateBackup, repository, "repository"),
-        (server.restores.RestoreBackup, sealed, "credentials"),
         (server.restores.RestoreBackup, in_place, "in_place"),
         (server.restores.RestoreBackup, wallet, "new_wallet"),
         (
