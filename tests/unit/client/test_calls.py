@@ -143,3 +143,15 @@ def test_a_closed_client_says_so(client: holdfast.Client) -> None:
     client.close()
     with pytest.raises(holdfast.BadConfiguration, match="closed"):
         client.sources.get("a")
+
+
+def test_credentials_are_sent_and_never_shown(service: FakeService, client: holdfast.Client) -> None:
+    credentials = holdfast.Credentials(age_identity="AGE-SECRET-KEY-1CANARY")
+    client.backups.verify("b", credentials=credentials)
+    ((_, request),) = [call for call in service.calls if call[0] == "VerifyBackup"]
+    assert request.credentials.age_identity == "AGE-SECRET-KEY-1CANARY"
+    assert "CANARY" not in f"{credentials} {credentials!r} {[credentials]}"
+    for values in ({}, {"passphrase": "CANARY", "age_identity": "CANARY"}):
+        with pytest.raises(holdfast.BadConfiguration) as caught:
+            holdfast.Credentials(**values)
+        assert "CANARY" not in str(caught.value)
