@@ -47,8 +47,8 @@ class Backups:
     ) -> TaskHandle[BackupResult]:
         """Start a backup of each source into an archive of its own in `folder`, an absolute path on the server.
 
-        `format` may be written as `"zip"`, `"tar.gz"` or `"tar.zst"`. `backup_id` (a UUID) and `name` go with one source only.
-        `locked` refuses deletion until `update` unlocks it.
+        `format` may be written as `"zip"`, `"tar.gz"` or `"tar.zst"`. `backup_id` (a UUID) and `name` go with one
+        source only. `locked` refuses deletion until `update` unlocks it.
 
         Repeats after a lost answer are safe: without `request_id` a fresh one is sent. Refusals raise at once; what
         fails later is in the task.
