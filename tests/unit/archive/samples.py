@@ -116,6 +116,7 @@ def forged(
             "data": data,
             "after": b"",
             "signature": b"PK\3\4",
+            "made_by": 0x0314,
         }
         a = dict(fields)
         local(i, a)
@@ -126,8 +127,8 @@ def forged(
         c = dict(fields)
         central(i, c)
         records += struct.pack(
-            "<4s6H3L5H2L", b"PK\1\2", 0x0314, 20, c["flags"], c["method"], 0, 33, c["crc"], c["packed"], c["size"],
-            len(c["name"]), len(c["extra"]), 0, 0, 0, c["attributes"], c["offset"],
+            "<4s6H3L5H2L", b"PK\1\2", c["made_by"], 20, c["flags"], c["method"], 0, 33, c["crc"], c["packed"],
+            c["size"], len(c["name"]), len(c["extra"]), 0, 0, 0, c["attributes"], c["offset"],
         ) + c["name"] + c["extra"]  # type: ignore[arg-type, operator]  # fmt: skip
     out += between
     e = {
