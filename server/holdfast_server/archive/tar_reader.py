@@ -27,8 +27,9 @@ from holdfast_server.archive.tar_header import (
     parse_pax,
     unapplied,
 )
+from holdfast_server.archive.zstd_stream import zstd_blocks
 
-__all__ = ["TarGzReader", "TarReader"]
+__all__ = ["TarGzReader", "TarReader", "TarZstReader"]
 
 _ZEROS = bytes(RECORD)
 _KINDS = {
@@ -52,8 +53,11 @@ class TarReader(ArchiveReader):
     can_skip = False
     mtime_step = 1
 
+    #: How much more than its own size a file of this format can unpack to, rounded up.
+    max_ratio = 1
+
     def members(self) -> Iterator[tuple[Member, Content]]:
-        budget, names = Budget(self.limits, self.source.size), Names()
+        budget, names = Budget(self.limits, self.source.size, self.max_ratio), Names()
         stream = ByteStream(self._blocks(budget))
         while True:
             self.check()
@@ -132,9 +136,20 @@ class TarGzReader(TarReader):
     """Reads a tar.gz file. See ArchiveReader."""
 
     format_name = "TAR_GZ"
+    max_ratio = 2000
 
     def _blocks(self, budget: Budget) -> Iterator[bytes]:
         return gzip_blocks(self.source, budget, self.check)
+
+
+class TarZstReader(TarReader):
+    """Reads a tar.zst file. See ArchiveReader."""
+
+    format_name = "TAR_ZST"
+    max_ratio = 33_000
+
+    def _blocks(self, budget: Budget) -> Iterator[bytes]:
+        return zstd_blocks(self.source, budget, self.check, self.limits.window)
 
 
 def _extended(stream: ByteStream, header: Header, at: int) -> bytes:
