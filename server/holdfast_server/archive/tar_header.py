@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from holdfast_server.archive.reading import invalid, show
 
 __all__ = [
+    "PAX_HARMLESS",
+    "PAX_NAMED",
     "PAX_READ",
     "RECORD",
     "Header",
@@ -25,7 +27,7 @@ RECORD = 512
 #: Keys that change what a member is.
 PAX_READ = frozenset((b"path", b"linkpath", b"size", b"mtime", b"uid", b"gid", b"hdrcharset"))
 #: Keys that lose nothing when they are passed over: other times, names of owners, where a file lay.
-_PAX_HARMLESS = PAX_READ | {
+PAX_HARMLESS = PAX_READ | {
     *(b"atime", b"ctime", b"uname", b"gname", b"comment", b"charset"),
     *(
         b"LIBARCHIVE.creationtime",
@@ -36,7 +38,7 @@ _PAX_HARMLESS = PAX_READ | {
     ),
     *(b"SCHILY.dev", b"SCHILY.ino", b"SCHILY.nlink", b"SCHILY.devmajor", b"SCHILY.devminor", b"SCHILY.devminorbits"),
 }
-_PAX_NAMED = (
+PAX_NAMED = (
     (b"SCHILY.xattr.", "extended attributes"),
     (b"LIBARCHIVE.xattr.", "extended attributes"),
     (b"SCHILY.acl.", "access control lists"),
@@ -152,8 +154,8 @@ def parse_pax(data: bytes, offset: int) -> dict[bytes, bytes]:
 def unapplied(pax: Iterable[bytes]) -> list[str]:
     """For people, what pax records with these keys carry that a restore does not apply."""
     found = set()
-    for key in set(pax) - _PAX_HARMLESS:
-        named = [what for prefix, what in _PAX_NAMED if key.startswith(prefix)]
+    for key in set(pax) - PAX_HARMLESS:
+        named = [what for prefix, what in PAX_NAMED if key.startswith(prefix)]
         found.add(named[0] if named else f"the pax record '{show(key)}'")
     return sorted(found)
 

@@ -13,7 +13,17 @@ from isal import isal_zlib
 
 from holdfast_server.archive.reading import invalid
 
-__all__ = ["extra_fields", "mtime_ns", "other_name", "owner", "unapplied", "unix_seconds", "zip64_values"]
+__all__ = [
+    "HARMLESS",
+    "NAMED",
+    "extra_fields",
+    "mtime_ns",
+    "other_name",
+    "owner",
+    "unapplied",
+    "unix_seconds",
+    "zip64_values",
+]
 
 _ZIP64 = 0x0001
 _NTFS = 0x000A
@@ -23,8 +33,8 @@ _UNICODE_PATH = 0x7075
 _UNIX = 0x7875
 _READ = frozenset((_ZIP64, _NTFS, _TIMES, _OLD_UNIX, _UNICODE_PATH, _UNIX))
 #: Padding, owner of Info-ZIP 2, comment as UTF-8, alignment of Android and of its signers, padding of Office, jar
-_HARMLESS = _READ | {0x0000, 0x7855, 0x6375, 0xD935, 0xA11E, 0xA220, 0xCAFE}
-_NAMED = {
+HARMLESS = _READ | {0x0000, 0x7855, 0x6375, 0xD935, 0xA11E, 0xA220, 0xCAFE}
+NAMED = {
     0x0009: "extended attributes of OS/2",
     0x07C8: "a Macintosh's file attributes",
     0x334D: "a Macintosh's file attributes",
@@ -63,7 +73,7 @@ def extra_fields(extra: bytes, path: bytes, offset: int) -> dict[int, bytes]:
 
 def unapplied(kinds: Iterable[int]) -> list[str]:
     """For people, what an entry carries that a restore does not apply."""
-    return [_NAMED.get(kind, f"the extra field 0x{kind:04x}") for kind in sorted(set(kinds) - _HARMLESS)]
+    return [NAMED.get(kind, f"the extra field 0x{kind:04x}") for kind in sorted(set(kinds) - HARMLESS)]
 
 
 def zip64_values(fields: dict[int, bytes], values: list[int], path: bytes, offset: int) -> list[int]:

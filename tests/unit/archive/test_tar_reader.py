@@ -27,6 +27,8 @@ from tests.unit.archive.samples import (
     directory,
     file,
     hardlink,
+    header,
+    pax,
     read_all,
     reading,
     symlink,
@@ -51,38 +53,6 @@ def damaged(tmp_path: Path, data: bytes, words: str) -> None:
     with pytest.raises(DataLoss, match=words) as caught:
         read_all(tmp_path, "TAR_GZ", data)
     assert caught.value.reason is Reason.CHECKSUM_MISMATCH
-
-
-def header(
-    name: bytes = b"f", kind: bytes = b"0", content: bytes = b"", *, at: dict[int, bytes] | None = None
-) -> bytes:
-    """A header block with its content, padded. `at` overwrites bytes before the checksum is made."""
-    block = bytearray(512)
-    for offset, value in {
-        0: name,
-        100: b"0000644\0",
-        108: b"0000000\0",
-        116: b"0000000\0",
-        124: b"%011o\0" % len(content),
-        136: b"14524757400\0",
-        156: kind,
-        257: b"ustar\x0000",
-        **(at or {}),
-    }.items():
-        block[offset : offset + len(value)] = value
-    block[148:156] = b"        "
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block) + content + bytes(-len(content) % 512)
-
-
-def pax(*records: tuple[bytes, bytes]) -> bytes:
-    out = b""
-    for key, value in records:
-        rest = len(key) + len(value) + 3
-        size = rest + len(b"%d" % rest)
-        size = rest + len(b"%d" % size)
-        out += b"%d %b=%b\n" % (size, key, value)
-    return header(b"pax", b"x", out)
 
 
 def gzip_member(
