@@ -166,7 +166,7 @@ def test_plain_tar_keeps_every_rule(tmp_path: Path) -> None:
         (tar_gz(TREE), "no number|checksum"),
         (tar(TREE) + b"garbage", "data follows"),
         (tar([file(b"../x")]), "component '..'"),
-        (header(kind=b"3") + END, "device or a FIFO"),
+        (header(kind=b"S") + END, "sparse"),
     ):
         with pytest.raises(FailedPrecondition, match=words):
             read_all(tmp_path, "TAR", data)
