@@ -65,6 +65,14 @@ SUITES = (
         arguments=["tests/property"],
         environment={"HYPOTHESIS_PROFILE": "soak"},
     ),
+    Suite(
+        "mutations",
+        "mutated archives: success or a typed error, limits kept, no effect outside",
+        rounds=40,
+        per_round=25_000,
+        arguments=["tests/property/test_archive_mutations.py", "-k", "test_mutations", "-n", "2"],
+        environment={"HOLDFAST_MUTATIONS": "25000"},
+    ),
 )
 
 
