@@ -6,8 +6,6 @@ import io
 import os
 import stat
 import tarfile
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -262,46 +260,6 @@ def remove_deep(root: Path) -> None:
             (root / "d" / name).unlink()
         os.rmdir(root / "d")
         os.rename(root / "e", root / "d")
-
-
-def test_directory_swapped_for_a_symlink(tmp_path: Path) -> None:
-    """Somebody renames the directory and puts a link to the outside in its place, again and again."""
-    entries: list[Entry] = [directory(b"top"), directory(b"top/in")]
-    entries += [file(b"top/in/%d/f" % i, b"x") for i in range(300)]
-    data = tar_gz(entries + closing(entries))
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "in").mkdir()
-    outcomes: Counter[str] = Counter()
-    for attempt in range(6):
-        base = tmp_path / str(attempt)
-        base.mkdir()
-        root = base / "root"
-        stop = threading.Event()
-
-        def swap(root: Path = root, stop: threading.Event = stop) -> None:
-            while not stop.is_set():
-                try:
-                    os.rename(root / "top", root / "aside")
-                    os.symlink(outside, root / "top")
-                    os.unlink(root / "top")
-                    os.rename(root / "aside", root / "top")
-                except OSError:
-                    pass
-
-        thread = threading.Thread(target=swap)
-        thread.start()
-        try:
-            restore(base, "TAR_GZ", data)
-            outcomes["restored"] += 1
-        except FailedPrecondition as error:
-            outcomes[error.reason] += 1
-        finally:
-            stop.set()
-            thread.join()
-        assert os.listdir(outside / "in") == []
-        assert os.listdir(outside) == ["in"]
-    assert set(outcomes) <= {"restored", Reason.FOLDER_NOT_WRITABLE, Reason.ARCHIVE_INVALID}
 
 
 @pytest.mark.parametrize("instead", ["nothing", "link", "directory"])
