@@ -46,7 +46,7 @@ class Backups:
     ) -> TaskHandle[BackupResult]:
         """Start a backup of each source into an archive of its own in `folder`, an absolute path on the server.
 
-        `format` may be written as `"zip"` or `"tar.gz"`.
+        `format` may be written as `"zip"`, `"tar.gz"` or `"tar.zst"`.
 
         Repeats after a lost answer are safe: without `request_id` a fresh one is sent. Refusals raise at once; what
         fails later is in the task.

@@ -18,7 +18,7 @@ from holdfast.text import count, local_time, percent, safe, size
 
 __all__ = ["backup", "write_download"]
 
-_FORMATS = {"zip": ArchiveFormat.ZIP, "tar.gz": ArchiveFormat.TAR_GZ}
+_FORMATS = {"zip": ArchiveFormat.ZIP, "tar.gz": ArchiveFormat.TAR_GZ, "tar.zst": ArchiveFormat.TAR_ZST}
 _LEVELS = {
     "structure": VerifyLevel.STRUCTURE,
     "checksum": VerifyLevel.CHECKSUM,
@@ -35,7 +35,7 @@ def backup() -> None:
     cls=Command,
     epilog="\b\nExamples:\n"
     "  holdfast backup create default --to /backups --format zip --tag nightly\n"
-    "  holdfast backup create --all-wallets --to /backups --format tar.gz --create-folder\n"
+    "  holdfast backup create --all-wallets --to /backups --format tar.zst --create-folder\n"
     "  holdfast backup create minecraft --to /backups --format zip --ignore '*.log' --dry-run",
 )
 @click.argument("source_ids", nargs=-1, metavar="[SOURCE_ID]...")

@@ -1,6 +1,6 @@
 """One pass over an archive: every member is read, hashed, and compared with the manifest in lockstep.
 
-In a zip the manifest is found first, so each member is compared at once. In a tar.gz it comes last; what was read is
+In a zip the manifest is found first, so each member is compared at once. In a tar it comes last; what was read is
 spooled, compressed, until then. Whether a member named as a manifest is the manifest shows only when nothing follows
 it, so there its verdict waits for the archive's end. Verification and extraction are sinks of this pass.
 """
@@ -23,7 +23,7 @@ from holdfast_server.archive.manifest import (
     sums_line,
     unpack,
 )
-from holdfast_server.archive.member import Member, MemberKind
+from holdfast_server.archive.member import Member, MemberKind, difference
 from holdfast_server.archive.reading import ArchiveReader, Content, Names, damage, show
 from holdfast_server.archive.spool import RecordSpool
 from holdfast_server.errors import DataLoss, Reason
@@ -78,7 +78,7 @@ class Sink:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a pass has read; the manifest and the list of checksums are not counted. `sparse` is for tar.gz only."""
+    """What a pass has read; the manifest and the list of checksums are not counted. `sparse` is for tars only."""
 
     files: int = 0
     bytes: int = 0
@@ -219,7 +219,7 @@ class _Pass:
         if expected is not None:
             if expected.member.path != member.path:
                 raise damage(f"the manifest names '{show(expected.member.path)}' here", member.path)
-            problem = _difference(expected.member, member, self._reader.mtime_step)
+            problem = difference(expected.member, member, self._reader.mtime_step)
             if problem:
                 self._problem(problem, member.path)
         self.outcome.members += 1
@@ -307,7 +307,7 @@ class _Pass:
             path = seen.member.path
             if path != entry.member.path:
                 raise damage(f"the manifest names '{show(entry.member.path)}' here", path)
-            problem = _difference(entry.member, seen.member, self._reader.mtime_step)
+            problem = difference(entry.member, seen.member, self._reader.mtime_step)
             if problem:
                 raise DamagedArchive(f"{problem}: member '{show(path)}'", [path], 1)
             if seen.sha256 not in (entry.sha256, UNHASHED, None):
@@ -365,25 +365,6 @@ def _entries(manifest: ManifestReader) -> Iterator[ManifestEntry]:
         yield from manifest
     except (OverflowError, RecursionError) as error:
         raise damage(f"the manifest cannot be read: {error}") from error
-
-
-def _difference(expected: Member, seen: Member, mtime_step: int) -> str | None:
-    """What the manifest says otherwise than the archive, at the resolution of the archive's own times."""
-    for what, a, b in (
-        ("type", expected.kind, seen.kind),
-        ("size", expected.size, seen.size),
-        ("mode", expected.mode, seen.mode),
-        ("link target", expected.link_target, seen.link_target),
-    ):
-        if a != b:
-            return f"the {what} is not the manifest's"
-    seconds = expected.mtime_ns // 1_000_000_000
-    if mtime_step > 1 and not -(1 << 31) <= seconds < 1 << 31:
-        # A zip's field for times has 32 bits.
-        return None
-    if expected.mtime_ns // mtime_step != seen.mtime_ns // mtime_step:
-        return "the time is not the manifest's"
-    return None
 
 
 def _is_sums(member: Member) -> bool:

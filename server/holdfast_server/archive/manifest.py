@@ -12,13 +12,13 @@ import base64
 import binascii
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import Any
 
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.spool import ByteSpool
 from holdfast_server.errors import DataLoss, Reason
+from holdfast_server.records import frozen_record
 
 __all__ = [
     "FORMAT_NAME",
@@ -48,7 +48,7 @@ MAX_LINE = 8 << 20
 UNHASHED = bytes(32)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_record
 class ManifestEntry:
     """One member as the manifest states it.
 

@@ -27,13 +27,13 @@ from functools import lru_cache
 from typing import Any
 
 from isal import isal_zlib
-from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
+from zstandard import ZstdCompressor
 
 from holdfast_server.archive.base_writer import ArchiveWriter, Landing, Small
-from holdfast_server.archive.blocks import BLOCK, deflater_for
+from holdfast_server.archive.blocks import BLOCK, deflate_tightly
 from holdfast_server.archive.manifest import ManifestEntry, format_mtime
 from holdfast_server.archive.member import Member, MemberKind
-from holdfast_server.archive.reading import damage
+from holdfast_server.archive.proof import require_inflates, require_unpacks
 from holdfast_server.archive.seek_table import FrameSizes
 
 __all__ = ["TarGzWriter", "TarZstWriter"]
@@ -71,7 +71,6 @@ class _Zstd(threading.local):
 
     def __init__(self) -> None:
         self.compressor = ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True, write_content_size=True)
-        self.decompressor = ZstdDecompressor()
 
 
 _zstd = _Zstd()
@@ -111,7 +110,13 @@ class TarWriter(ArchiveWriter):
 
     def _submit_parts(self, entries: Entries) -> None:
         parts, self._parts = self._parts, []
-        self._jobs.submit(lambda: self._pack(b"".join(parts), entries), sum(map(len, parts)))
+
+        def job() -> Landing:
+            data = b"".join(parts)
+            parts.clear()  # else they would lie in memory a second time
+            return self._pack(data, entries)
+
+        self._jobs.submit(job, sum(map(len, parts)))
 
     def _landed(self, record: bytes, offset: int) -> bytes:  # noqa: ARG002
         return record
@@ -166,26 +171,23 @@ def _join(batch: list[Small]) -> tuple[bytes, Entries]:
             sha256 = hashlib.sha256(content).digest() if content else _EMPTY_SHA256
         length = len(header) + len(content) + len(padding)
         entries.append((small.entry(sha256), length.to_bytes(8, "big")))
+    batch.clear()  # else the contents would lie in memory a second time
     return b"".join(parts), entries
 
 
 def gzip_member(data: bytes) -> bytes:
     """`data` as one gzip member that tells its own length."""
-    packed = deflater_for(data).whole(data)
+    packed = deflate_tightly(data)
+    require_inflates(packed, data)
     length = GZIP_HEADER.size + len(packed) + GZIP_TRAILER.size
     header = GZIP_HEADER.pack(b"\x1f\x8b\x08\x04", 0, 0, 255, 8, GZIP_SUBFIELD, 4, length)
     return b"%b%b%b" % (header, packed, GZIP_TRAILER.pack(isal_zlib.crc32(data), len(data)))
 
 
 def zstd_frame(data: bytes) -> bytes:
-    """`data` as one zstd frame with its size and checksum, proved to unpack to `data` again."""
+    """`data` as one zstd frame with its size and checksum."""
     packed: bytes = _zstd.compressor.compress(data)
-    try:
-        unpacked = _zstd.decompressor.decompress(packed)
-    except ZstdError as error:
-        raise damage(f"what was just compressed cannot be unpacked ({error})") from error
-    if unpacked != data:
-        raise damage("what was just compressed unpacks to something else")
+    require_unpacks(packed, data)
     return packed
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from holdfast_server.archive.reading import Source, damage, invalid
 from holdfast_server.archive.zip_extra import extra_fields, zip64_values
+from holdfast_server.records import frozen_record
 
-__all__ = ["Directory", "Record", "find_directory", "records"]
+__all__ = ["Directory", "Record", "find_directory", "record_at", "records"]
 
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -33,7 +34,7 @@ class Directory:
     entries: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_record
 class Record:
     """One entry of the central directory; `position` is where the entry itself lies."""
 
@@ -81,7 +82,7 @@ def records(source: Source, directory: Directory) -> Iterator[Record]:
             base, window = position, source.read(position, min(_WINDOW, end - position))
         if position + _CENTRAL.size > end:
             raise invalid("the central directory has fewer entries than stated", offset=position)
-        record, position = _record(window, position - base, position, end)
+        record, position = record_at(window, position - base, position, end)
         yield record
     if position != end:
         raise invalid("the central directory is longer than its entries", offset=position)
@@ -127,7 +128,8 @@ def _directory64(source: Source, locator_at: int, locator: bytes, end: tuple[int
     return Directory(offset, size, entries)
 
 
-def _record(window: bytes, at: int, position: int, end: int) -> tuple[Record, int]:
+def record_at(window: bytes, at: int, position: int, end: int) -> tuple[Record, int]:
+    """The entry at `window[at:]`, which lies at `position` of the file, and where the next one does."""
     fields = _CENTRAL.unpack_from(window, at)
     signature, made_by, _, flags, method, dos_time, dos_date, crc, packed, size = fields[:10]
     name_length, extra_length, comment_length, disk, _, attributes, offset = fields[10:]

@@ -7,7 +7,7 @@ over, and says that all others are reported.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from isal import isal_zlib
 
@@ -45,6 +45,7 @@ NAMED = {
 }
 
 _MAX32 = 0xFFFFFFFF
+_OWNER_32 = struct.Struct("<BBLBL")
 #: From 1601 to 1970 in units of 100 ns.
 _NTFS_EPOCH = 116_444_736_000_000_000
 _NTFS_TIMES = struct.Struct("<4x2H3Q")
@@ -71,9 +72,11 @@ def extra_fields(extra: bytes, path: bytes, offset: int) -> dict[int, bytes]:
     return fields
 
 
-def unapplied(kinds: Iterable[int]) -> list[str]:
-    """For people, what an entry carries that a restore does not apply."""
-    return [NAMED.get(kind, f"the extra field 0x{kind:04x}") for kind in sorted(set(kinds) - HARMLESS)]
+def unapplied(local: Collection[int], central: Collection[int]) -> list[str]:
+    """For people, what an entry with these kinds of extra fields carries that a restore does not apply."""
+    if HARMLESS.issuperset(local) and HARMLESS.issuperset(central):
+        return []
+    return [NAMED.get(kind, f"the extra field 0x{kind:04x}") for kind in sorted({*local, *central} - HARMLESS)]
 
 
 def zip64_values(fields: dict[int, bytes], values: list[int], path: bytes, offset: int) -> list[int]:
@@ -82,11 +85,11 @@ def zip64_values(fields: dict[int, bytes], values: list[int], path: bytes, offse
     The field holds those values only, or all of them: then the others must repeat what the 32-bit fields say.
     """
     data = fields.get(_ZIP64)
+    if data is None and _MAX32 not in values:
+        return values
     wanted = [i for i, value in enumerate(values) if value == _MAX32]
     if data is None:
-        if wanted:
-            raise invalid("a zip64 field is missing", path, offset)
-        return values
+        raise invalid("a zip64 field is missing", path, offset)
     result = list(values)
     if len(data) == 8 * len(values):
         wide = struct.unpack(f"<{len(values)}Q", data)
@@ -141,6 +144,9 @@ def mtime_ns(fields: dict[int, bytes]) -> int | None:
 def owner(fields: dict[int, bytes], path: bytes, offset: int) -> tuple[int, int]:
     """(uid, gid), zeros where no field says them."""
     data = fields.get(_UNIX, b"")
+    if len(data) == 11 and data[:2] == b"\1\4" and data[6] == 4:  # as nearly all tools write it
+        _, _, uid, _, gid = _OWNER_32.unpack(data)
+        return uid, gid
     if len(data) < 3 or data[0] != 1:
         return 0, 0
     uid_size = data[1]

@@ -31,7 +31,7 @@ from holdfast_server.archive.reading import (
     invalid,
     plain_path,
 )
-from holdfast_server.archive.zip_directory import Record, find_directory, records
+from holdfast_server.archive.zip_directory import Record, find_directory, record_at, records
 from holdfast_server.archive.zip_extra import (
     extra_fields,
     mtime_ns,
@@ -42,7 +42,7 @@ from holdfast_server.archive.zip_extra import (
     zip64_values,
 )
 
-__all__ = ["ZipReader"]
+__all__ = ["ZipReader", "member_of"]
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _STORED, _DEFLATED = 0, 8
@@ -52,6 +52,8 @@ _KNOWN_FLAGS = 0x0006 | _DESCRIPTOR | _UTF8
 _UNIX_HOSTS = (3, 19)
 _SPECIAL = (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 _PIECE = 256 << 10
+_CENTRAL_SIZE = 46
+_ANY = Limits()
 #: PATH_MAX bounds what symlink(2) takes.
 _MAX_TARGET = 4095
 
@@ -81,7 +83,7 @@ class ZipReader(ArchiveReader):
             if kind is None:
                 self.report(path, "a device, FIFO or socket", True)
                 continue
-            for what in unapplied(extra):
+            for what in unapplied(extra, record.extra):
                 self.report(path, what, False)
             content = Content(self._content(record, data_at, budget) if kind is not MemberKind.DIRECTORY else iter(()))
             if kind is MemberKind.SYMLINK:
@@ -104,8 +106,8 @@ class ZipReader(ArchiveReader):
             return None
         return self._content(record, data_at, Budget(self.limits, self.source.size))
 
-    def _walk(self) -> Iterator[tuple[Record, int, set[int]]]:
-        """Every record with its data's offset and its kinds of extra fields; all but the content is checked."""
+    def _walk(self) -> Iterator[tuple[Record, int, dict[int, bytes]]]:
+        """Every record with its data's offset and its local extra fields; all but the content is checked."""
         expected = 0
         ahead = records(self.source, self._directory)
         record = next(ahead, None)
@@ -116,7 +118,7 @@ class ZipReader(ArchiveReader):
             data_at, extra = self._check_local(record)
             expected = following.offset if following else self._directory.offset
             self._check_gap(record, data_at + record.packed, expected)
-            yield record, data_at, {*extra, *record.extra}
+            yield record, data_at, extra
             record = following
         if expected != self._directory.offset:
             raise invalid("bytes lie before the central directory that no entry owns", offset=expected)
@@ -207,6 +209,22 @@ class ZipReader(ArchiveReader):
             piece = self.source.read(at, min(step, end - at))
             at += len(piece)
             yield piece
+
+
+def member_of(local: bytes, central: bytes, target: bytes) -> Member:
+    """What this reader makes of one entry's headers, which are complete: for a writer that proves what it writes.
+
+    `target` is the content of a symbolic link. Raises as reading the archive would.
+    """
+    record, _ = record_at(central, 0, 0, len(central))
+    # The fields that both headers have lie in one order in both.
+    if local[4:30] != central[6:32] or local[_LOCAL.size :] != central[_CENTRAL_SIZE:]:
+        raise invalid("the local header and the directory disagree", record.name)
+    kind, path = _kind_and_path(record)
+    if kind is None:
+        raise invalid("the entry is a device, FIFO or socket", record.name)
+    check_path(path, _ANY, 0)
+    return _member(record, kind, path, target if kind is MemberKind.SYMLINK else b"")
 
 
 def _kind_and_path(record: Record) -> tuple[MemberKind | None, bytes]:

@@ -18,12 +18,13 @@ from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.manifest import ManifestSpool, format_mtime
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
-from holdfast_server.archive.writer import ArchiveWriter, MemberNotRepresentable, open_writer
-from holdfast_server.core.control import Control, Problem, Progress
+from holdfast_server.archive.reader import Limits, open_reader
+from holdfast_server.archive.writer import ArchiveWriter, MemberNotRepresentable, WrittenArchive, open_writer
+from holdfast_server.core.control import Control, Problem, Progress, ReadingProgress
 from holdfast_server.core.read_back import READ_BACK_WORK, read_back
 from holdfast_server.core.reading import SMALL_FILE, TRIES, FileReader, is_sparse, read_small
 from holdfast_server.core.selection import Selection
-from holdfast_server.errors import FailedPrecondition, Reason
+from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.local import fsync_file, translate_os_error
 from holdfast_server.storage.names import escape
@@ -154,10 +155,38 @@ def write_archive(
             raise
         fsync_file(file.fileno())
         progress.begin("verifying")
-        sha256 = read_back(
-            file.fileno(), plan.format, job.statistics.files, job.statistics.original_size, control, progress
-        )
+        sha256 = _proved(file, written, job.statistics, plan, control, progress)
     return WrittenBackup(written.size, sha256, job.statistics)
+
+
+def _proved(
+    file: _ArchiveFile,
+    written: WrittenArchive,
+    found: Statistics,
+    plan: ArchivePlan,
+    control: Control,
+    progress: Progress,
+) -> str:
+    """The archive's SHA-256, once the disk gave back what the writer had proved and that is all of the source."""
+    if (written.files, written.bytes_in) != (found.files, found.original_size):
+        raise DataLoss(
+            Reason.CHECKSUM_MISMATCH,
+            f"the archive holds {written.files} files of {written.bytes_in} bytes, "
+            f"{found.files} of {found.original_size} were read",
+        )
+    on_progress = ReadingProgress(progress, found.original_size, found.files, work=READ_BACK_WORK, count_as_read=False)
+    done = 0
+
+    def on_read(size: int) -> None:
+        nonlocal done
+        done += size
+        share = done / written.size
+        on_progress(int(found.original_size * share), int(found.files * share), b"")
+
+    sha256 = read_back(file.fileno(), written.stretches, control, on_read)
+    # A zip's end and directory have to be where a reader looks for them.
+    open_reader(plan.format.name, file, limits=Limits(), check=control.check)
+    return sha256
 
 
 class _ArchiveFile(io.FileIO):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from holdfast_server.records import frozen_record
 from holdfast_server.storage.tree import TreeEntry
 
 __all__ = ["SMALL_FILE", "TRIES", "FileReader", "StableContent", "is_sparse"]
@@ -24,7 +24,7 @@ _ZEROS = bytes(_BLOCK)
 _PAUSE = 0.02
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_record
 class StableContent:
     """A small file's bytes with the attributes they belong to; `changed` when three readings did not agree."""
 

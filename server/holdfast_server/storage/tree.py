@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from holdfast_server.records import frozen_record
 from holdfast_server.storage.descent import DIRECTORY_FLAGS, DirectoryChain, Level
 from holdfast_server.storage.names import escape
 
@@ -57,7 +58,7 @@ class TreeProblem:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_record
 class TreeEntry:
     """One file, directory or symbolic link; `path` is relative to the root, `stat` that of the entry itself."""
 

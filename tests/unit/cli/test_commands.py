@@ -20,7 +20,7 @@ from fake_service import TOKEN, FakeServer, FakeService, FakeTask
 
 import holdfast
 from holdfast.cli.app import cli, main
-from holdfast.v1 import task_pb2
+from holdfast.v1 import backup_pb2, task_pb2
 from holdfast_server import errors as theirs
 
 pytestmark = pytest.mark.timeout(30)
@@ -106,6 +106,14 @@ def test_a_backup_with_its_summary(run: Run, service: FakeService) -> None:
     assert any("backup default: RUNNING" in line for line in lines)  # plain lines: stdout is no terminal
     request = service.calls[0][1]
     assert (request.archive.tag, list(request.ignore)) == ("night", ["*.log"])
+
+
+@pytest.mark.parametrize("name", ["zip", "tar.gz", "tar.zst"])
+def test_formats(name: str, run: Run, service: FakeService) -> None:
+    service.on_create = finish(service, task_pb2.TASK_STATE_COMPLETED)
+    assert run(*CREATE[:-1], name)[0] == 0
+    sent = service.calls[0][1].archive.format
+    assert backup_pb2.ArchiveFormat.Name(sent) == "ARCHIVE_FORMAT_" + name.upper().replace(".", "_")
 
 
 @pytest.mark.parametrize(
