@@ -68,6 +68,8 @@ class Reason(StrEnum):
     TASK_NOT_FOUND = "TASK_NOT_FOUND"
     TASK_COMMITTING = "TASK_COMMITTING"
     INTERRUPTED = "INTERRUPTED"
+    KEY_REQUIRED = "KEY_REQUIRED"
+    NO_WORKER = "NO_WORKER"
     SOURCE_UNREADABLE = "SOURCE_UNREADABLE"
     FOLDER_NOT_FOUND = "FOLDER_NOT_FOUND"
     FOLDER_NOT_CREATABLE = "FOLDER_NOT_CREATABLE"
@@ -111,6 +113,8 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.TASK_NOT_FOUND: "List the tasks; ended tasks are kept for history_days.",
     Reason.TASK_COMMITTING: "Wait: the task is past the point where it can be cancelled and ends by itself.",
     Reason.INTERRUPTED: "Look at the task's log for what it did last, mend that, and start a new task.",
+    Reason.KEY_REQUIRED: "Call again with the credentials that open the content, and with a new request_id if any.",
+    Reason.NO_WORKER: "Start a worker, or repeat the call after the given delay.",
     Reason.SOURCE_UNREADABLE: "Make the named file readable, ignore it by a pattern, or use on_source_error WARN.",
     Reason.FOLDER_NOT_FOUND: "Create the folder, or set create_folder.",
     Reason.FOLDER_NOT_CREATABLE: "Create the folder by hand with the service's rights.",

@@ -14,7 +14,7 @@ import hashlib
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from isal import isal_zlib
@@ -34,7 +34,16 @@ from holdfast_server.archive.reading import Limits
 from holdfast_server.archive.spool import ByteSpool
 from holdfast_server.records import frozen_record
 
-__all__ = ["ArchiveWriter", "Landing", "Mark", "MemberNotRepresentable", "Small", "Stretch", "WrittenArchive"]
+__all__ = [
+    "ArchiveWriter",
+    "Landing",
+    "Listing",
+    "Mark",
+    "MemberNotRepresentable",
+    "Small",
+    "Stretch",
+    "WrittenArchive",
+]
 
 #: What a member costs in a batch beside content and names: at most its headers, and the objects that hold it.
 _MEMBER_COST = 2304
@@ -86,18 +95,42 @@ class WrittenArchive:
     stretches: Sequence[Stretch]
 
 
+class Listing:
+    """Members that a job completes, in the form in which the archive's end lists them. Filled in the job's thread."""
+
+    __slots__ = ("bytes_in", "entries", "files", "lines", "records", "sums")
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []  # of the manifest
+        self.sums: list[bytes] = []
+        self.records: list[bytes] = []  # the format's own
+        self.entries = self.files = self.bytes_in = 0
+
+    def add(self, entry: ManifestEntry | None, record: bytes) -> None:
+        """`record` is the format's own note of the member. `entry` None: a closing member, not in the manifest."""
+        self.records.append(record)
+        if entry is None:
+            return
+        self.lines.append(entry.to_line())
+        self.entries += 1
+        if entry.sha256 is not None:
+            self.sums.append(sums_line(entry.member.path, entry.sha256))
+            self.files += 1
+            self.bytes_in += entry.member.size
+
+
 @dataclass(slots=True)
 class Landing:
     """What a job made: bytes for the archive, and the members that are complete with them.
 
-    `entries` pairs each manifest entry with the format's own record of the member (zip: central directory). An entry of
-    None is a closing member: in the directory, not in the manifest. `then` is called with the offset of `data` before
-    that is written, and may still change it.
+    `then` is called with the offset of `data` before that is written, and may still change the rest. `base` is the
+    offset that the format's records count from; unset: that of `data`.
     """
 
     data: bytes | bytearray = b""
-    entries: list[tuple[ManifestEntry | None, bytes]] = field(default_factory=list)
+    listing: Listing | None = None
     then: Callable[[int], None] | None = None
+    base: int | None = None
 
 
 @frozen_record
@@ -152,7 +185,7 @@ class ArchiveWriter(ABC):
         self._stretches: list[Stretch] = []
         self._stretch_full = True  # what comes next begins another
         self._mark: Mark | None = None
-        self._tentative: list[tuple[ManifestEntry | None, bytes]] = []
+        self._tentative: list[tuple[Listing, int]] = []
         self._roots: set[bytes] = set()
         self._sums = ByteSpool()
         self._members = self._files = self._bytes_in = 0
@@ -285,12 +318,8 @@ class ArchiveWriter(ABC):
         """The file is complete."""
 
     @abstractmethod
-    def _landed(self, record: bytes, offset: int) -> bytes:
-        """A member's own record, completed with the offset at which its job's data landed."""
-
-    @abstractmethod
-    def _kept(self, record: bytes) -> None:
-        """The member of this record stays in the archive."""
+    def _keep(self, records: list[bytes], base: int) -> None:
+        """The members of these records stay in the archive; their offsets count from `base`."""
 
     @abstractmethod
     def _end(self) -> None:
@@ -352,8 +381,8 @@ class ArchiveWriter(ABC):
 
     def _expire_mark(self) -> None:
         self._mark = None
-        for entry, record in self._tentative:
-            self._record(entry, record)
+        for listing, base in self._tentative:
+            self._list(listing, base)
         self._tentative.clear()
 
     def _stream(
@@ -393,20 +422,19 @@ class ArchiveWriter(ABC):
             landing.then(offset)
         if landing.data:
             self._write(landing.data)
-        for entry, record in landing.entries:
-            placed = self._landed(record, offset)
-            if self._mark is not None and self._mark.offset >= 0:
-                self._tentative.append((entry, placed))
-            else:
-                self._record(entry, placed)
-
-    def _record(self, entry: ManifestEntry | None, record: bytes) -> None:
-        self._kept(record)
-        if entry is None:
+        if landing.listing is None:
             return
-        self._manifest.add(entry)
-        self._members += 1
-        if entry.sha256 is not None:
-            self._files += 1
-            self._bytes_in += entry.member.size
-            self._sums.add(sums_line(entry.member.path, entry.sha256))
+        base = offset if landing.base is None else landing.base
+        if self._mark is not None and self._mark.offset >= 0:
+            self._tentative.append((landing.listing, base))
+        else:
+            self._list(landing.listing, base)
+
+    def _list(self, listing: Listing, base: int) -> None:
+        self._keep(listing.records, base)
+        if listing.entries:
+            self._manifest.add_lines(listing.lines)
+            self._sums.add(b"".join(listing.sums))
+        self._members += listing.entries
+        self._files += listing.files
+        self._bytes_in += listing.bytes_in

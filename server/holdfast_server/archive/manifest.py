@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -127,9 +127,13 @@ class ManifestSpool:
         return self._spool.size
 
     def add(self, entry: ManifestEntry) -> None:
-        line = entry.to_line()
-        self._spool.add(b",\n" + line if self.entries else line)
-        self.entries += 1
+        self.add_lines([entry.to_line()])
+
+    def add_lines(self, lines: Sequence[bytes]) -> None:
+        """Entries as `ManifestEntry.to_line` gives them; at least one."""
+        joined = b",\n".join(lines)
+        self._spool.add(b",\n" + joined if self.entries else joined)
+        self.entries += len(lines)
 
     def finish(self, totals: Mapping[str, Any]) -> None:
         """Close the document. `totals` must not be empty and follows the entries."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from isal import isal_zlib
 
-from holdfast_server.archive.base_writer import ArchiveWriter, Landing, MemberNotRepresentable, Small
+from holdfast_server.archive.base_writer import ArchiveWriter, Landing, Listing, MemberNotRepresentable, Small
 from holdfast_server.archive.blocks import BLOCK, deflate, deflate_part
 from holdfast_server.archive.manifest import ManifestEntry
 from holdfast_server.archive.member import Member, MemberKind
@@ -56,6 +56,7 @@ _LOCAL = struct.Struct("<LHHHHHLLLHH")
 _CENTRAL = struct.Struct("<LHHHHHHLLLHHHHHLL")
 _DESCRIPTOR = struct.Struct("<4L")
 _DESCRIPTOR_64 = struct.Struct("<2L2Q")
+_OFFSET = struct.Struct("<L")
 _STORED_BLOCK = 0xFFFF
 _MTIME_STEP = 1_000_000_000
 _CRC_AT, _LENGTHS_AT = 14, 26  # in a local header
@@ -107,32 +108,32 @@ class ZipWriter(ArchiveWriter):
 
         def complete(offset: int) -> None:
             packed = offset - self._header_at - header_size
-            require_reads_as(
-                member_of(*_headers(member, crc, packed, DEFLATED, offset=0, wide=wide, streamed=True), b""),
-                member,
-                _MTIME_STEP,
-            )
-            record = _headers(member, crc, packed, DEFLATED, wide=wide, streamed=True)[1]
+            header, record = _headers(member, crc, packed, DEFLATED, wide=wide, streamed=True)
+            require_reads_as(member_of(header, record, b""), member, _MTIME_STEP)
             descriptor = _DESCRIPTOR_64 if wide else _DESCRIPTOR
             landing.data = descriptor.pack(DESCRIPTOR_SIGNATURE, crc, packed, member.size)
-            landing.entries.append((entry, record))
+            landing.base = self._header_at
+            listing.add(entry, record)
 
-        landing = Landing(then=complete)
+        listing = Listing()
+        landing = Landing(listing=listing, then=complete)
         self._jobs.put(landing)
 
-    def _landed(self, record: bytes, offset: int) -> bytes:
-        """Put the absolute offset in. Batches carry offsets relative to their start, streams know theirs."""
-        relative: int = struct.unpack_from("<L", record, _OFFSET_AT)[0]
-        at = self._header_at if relative == LIMIT_32 else offset + relative
-        if at < wide_from:
-            return b"%b%b%b" % (record[:_OFFSET_AT], at.to_bytes(4, "little"), record[_OFFSET_AT + 4 :])
-        return _with_wide_offset(record, at)
-
-    def _kept(self, record: bytes) -> None:
+    def _keep(self, records: list[bytes], base: int) -> None:
+        """Put the absolute offsets in: the records carry them relative to `base`."""
         if self._directory is None:
             self._directory = ByteSpool()
-        self._directory.add(record)
-        self._count += 1
+        joined, at = bytearray(), 0
+        for record in records:
+            offset = base + _OFFSET.unpack_from(record, _OFFSET_AT)[0]
+            if offset < wide_from:
+                joined += record
+                _OFFSET.pack_into(joined, at + _OFFSET_AT, offset)
+            else:
+                joined += _with_wide_offset(record, offset)
+            at = len(joined)
+        self._directory.add(bytes(joined))
+        self._count += len(records)
 
     def _end(self) -> None:
         self._flush()
@@ -150,7 +151,7 @@ class ZipWriter(ArchiveWriter):
 def _pack(batch: list[Small]) -> Landing:
     """Checksum, compress and prove the members of a batch."""
     parts: list[bytes] = []
-    entries: list[tuple[ManifestEntry | None, bytes]] = []
+    listing = Listing()
     at = 0
     for small in batch:
         member, content = small.member, small.content
@@ -172,8 +173,8 @@ def _pack(batch: list[Small]) -> Landing:
         require_reads_as(member_of(header, record, member.link_target), member, _MTIME_STEP)
         parts += (header, packed)
         at += len(header) + len(packed)
-        entries.append((small.entry(sha256), record))
-    return Landing(b"".join(parts), entries)
+        listing.add(small.entry(sha256), record)
+    return Landing(b"".join(parts), listing)
 
 
 def _deflate_block(block: bytes, *, last: bool) -> bytes:
@@ -206,11 +207,11 @@ def _headers(
     packed: int,
     method: int,
     *,
-    offset: int = LIMIT_32,
+    offset: int = 0,
     wide: bool = False,
     streamed: bool = False,
 ) -> tuple[bytes, bytes]:
-    """Local header and central record. An offset of LIMIT_32 in the record marks a streamed member."""
+    """Local header and central record. `streamed`: the checksum and the sizes come behind the content."""
     kind = member.kind
     name = member.path + b"/" if kind is MemberKind.DIRECTORY else member.path
     size = len(member.link_target) if kind is MemberKind.SYMLINK else member.size

@@ -247,6 +247,35 @@ def test_verify_and_restore(run: Run, service: FakeService) -> None:
     assert (list(request.paths), request.new_folder.create_parents) == (["Bank"], True)
 
 
+IDENTITY = "AGE-SECRET-KEY-1CANARYCANARY"
+
+
+def test_an_identity_comes_from_a_file_or_from_stdin(
+    run: Run, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.on_create = lambda task: task.state(task_pb2.TASK_STATE_COMPLETED)
+    key_file = tmp_path / "key.txt"
+    key_file.write_text(f"# created: 2026-01-01\n# public key: age1x\n\n{IDENTITY}\n")
+    assert run("backup", "verify", "b", "--identity", str(key_file))[0] == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO(IDENTITY + "\n"))
+    assert run("backup", "verify", "b", "-i", "-")[0] == 0
+    given = [request.credentials.age_identity for name, request in service.calls if name == "VerifyBackup"]
+    assert given == [IDENTITY, IDENTITY]
+    assert run("backup", "verify", "b")[0] == 0
+    assert not service.calls[-2][1].HasField("credentials")
+
+
+@pytest.mark.parametrize("content", [b"", b"# only a comment\n", b"\xff\xfe", b"x" * 70_000, None])
+def test_what_is_no_identity_file_is_refused_before_any_call(
+    run: Run, service: FakeService, tmp_path: Path, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "key.txt").write_bytes(content)
+    code, _, err = run("backup", "verify", "b", "--identity", str(tmp_path / "key.txt"))
+    assert (code, "key.txt" in err, "remedy:" in err) == (1, True, True)
+    assert service.calls == []
+
+
 def test_tasks(run: Run, service: FakeService) -> None:
     task = service.add_task(FakeTask())
     task.state(task_pb2.TASK_STATE_RUNNING)
