@@ -126,12 +126,17 @@ def unix_seconds(fields: dict[int, bytes]) -> int | None:
     return int.from_bytes(data[1:5], "little", signed=True)
 
 
-def mtime_ns(fields: dict[int, bytes]) -> int | None:
-    """The time of modification in nanoseconds as the first of the fields for it says; they are in UTC."""
+def mtime_ns(fields: dict[int, bytes], dos_year: int) -> int | None:
+    """The time of modification in nanoseconds as the first of the fields for it says; they are in UTC.
+
+    The Unix ones have 32 bits: what reads as negative is past 2038 where the header's own time says so, as for unzip.
+    """
     seconds = unix_seconds(fields)
     if seconds is None and len(fields.get(_OLD_UNIX, b"")) >= 8:
         seconds = int.from_bytes(fields[_OLD_UNIX][4:8], "little", signed=True)
     if seconds is not None:
+        if seconds < 0 and dos_year >= 2038:
+            seconds += 1 << 32
         return seconds * 1_000_000_000
     ntfs = fields.get(_NTFS, b"")
     if len(ntfs) >= _NTFS_TIMES.size:

@@ -235,6 +235,9 @@ def _kind_and_path(record: Record) -> tuple[MemberKind | None, bytes]:
     name, at = _name(record), record.offset
     kind = MemberKind.DIRECTORY if name[-1:] == b"/" else MemberKind.FILE
     file_type = stat.S_IFMT(record.attributes >> 16) if record.host in _UNIX_HOSTS else 0
+    if file_type == stat.S_IFIFO and record.size:
+        # Info-ZIP's standard input: `mysqldump | zip dump.zip -`.
+        file_type = stat.S_IFREG
     if file_type in _SPECIAL and kind is MemberKind.FILE:
         return None, plain_path(name)
     if file_type == stat.S_IFLNK and kind is MemberKind.FILE:
@@ -281,7 +284,7 @@ def _member(record: Record, kind: MemberKind, path: bytes, target: bytes = b"") 
     if not mode:
         mode = 0o755 if kind is MemberKind.DIRECTORY else 0o644
     uid, gid = owner(record.extra, record.name, record.position)
-    when = mtime_ns(record.extra)
+    when = mtime_ns(record.extra, 1980 + (record.dos_date >> 9))
     return Member(
         path=path,
         kind=kind,

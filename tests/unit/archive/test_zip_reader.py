@@ -351,9 +351,12 @@ def read_with_reports(tmp_path: Path, data: bytes) -> tuple[list[bytes], list[tu
 
 
 def test_special_file(tmp_path: Path) -> None:
-    data = forged([file(b"fifo"), file(b"f")], central=on(0, attributes=0o010644 << 16))
+    data = forged([file(b"fifo", b""), file(b"f")], central=on(0, attributes=0o010644 << 16))
     assert read_with_reports(tmp_path, data) == ([b"f"], [(b"fifo", "a device, FIFO or socket", True)])
-    refused(tmp_path, forged([file(b"../fifo")], central=on(0, attributes=0o010644 << 16)), "component")
+    refused(tmp_path, forged([file(b"../fifo", b"")], central=on(0, attributes=0o010644 << 16)), "component")
+    # What Info-ZIP read from its standard input.
+    found = read_all(tmp_path, "ZIP", forged([file(b"-", b"x")], central=on(0, attributes=0o010600 << 16)))
+    assert [(m.path, m.kind, m.mode, c) for m, c in found] == [(b"-", FILE, 0o600, b"x")]
 
 
 def test_what_extra_fields_carry_is_reported(tmp_path: Path) -> None:
@@ -365,6 +368,16 @@ def test_what_extra_fields_carry_is_reported(tmp_path: Path) -> None:
     found, reports = read_with_reports(tmp_path, data)
     assert found == [b"a", b"b"]
     assert reports == [(b"a", "the extra field 0x1234", False), (b"a", "a Windows access control list", False)]
+
+
+def test_times_past_2038(tmp_path: Path) -> None:
+    """32 bits, that Info-ZIP and bsdtar fill without a sign; the year of the DOS time tells."""
+    extra = struct.pack("<HHBL", 0x5455, 5, 1, 2_208_988_801)
+    for year, expected in ((2040, 2_208_988_801), (1980, 2_208_988_801 - (1 << 32))):
+        data = bytearray(forged([file(b"a")], **both(0, extra=extra)))
+        at = data.index(b"PK\1\2") + 14
+        data[at : at + 2] = struct.pack("<H", (year - 1980) << 9 | 33)
+        assert [m.mtime_ns // 10**9 for m, _ in read_all(tmp_path, "ZIP", bytes(data))] == [expected]
 
 
 def test_times_of_other_systems(tmp_path: Path) -> None:
