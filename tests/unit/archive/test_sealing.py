@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import hashlib
 import io
 import os
 import random
@@ -66,7 +67,7 @@ def seal(path: Path, content: bytes, step: int = 100_000) -> bytes:
         result = sealing_file.finish()
         assert result == sealing_file.finish()
     sealed = path.read_bytes()
-    assert (result.size, result.sha256) == (len(sealed), sealing.hashlib.sha256(sealed).hexdigest())
+    assert (result.size, result.sha256) == (len(sealed), hashlib.sha256(sealed).hexdigest())
     return sealed
 
 
