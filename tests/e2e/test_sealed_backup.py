@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -287,3 +288,39 @@ def test_the_search_finds_what_is_not_sealed(new_server: MakeServer, tmp_path: P
 
 def partial_of(path: Path, size: int) -> Callable[[], bool]:
     return lambda: path.exists() and path.stat().st_size > size
+
+
+def test_a_cancelled_one_leaves_nothing(server: Server, source: Path, tmp_path: Path) -> None:
+    (source / "much").write_bytes(os.urandom(96 << 20))
+    task_id = server.create(tmp_path.name.lower(), tmp_path / "archives", recipients=[PUBLIC]).task_id
+    until(partial_of(tmp_path / "archives" / f".{task_id}.1.partial", 0), "a partial archive", pause=0.001)
+    server.cancel(task_id)
+    assert server.ended(task_id).state == task_pb2.TASK_STATE_CANCELLED
+    assert os.listdir(tmp_path / "archives") == []
+
+
+def test_from_the_command_line(server: Server, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "team.txt").write_text(f"# the team\n{OTHER_PUBLIC}\n{PUBLIC}\n")
+    (tmp_path / "key.txt").write_text(f"# created by hand\n{PRIVATE}\n")
+
+    def run(*words: str) -> tuple[int, str]:
+        command = [str(Path(sys.executable).with_name("holdfast")), "--data-dir", str(server.data_dir), *words]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    folder, team, key = str(tmp_path / "archives"), str(tmp_path / "team.txt"), str(tmp_path / "key.txt")
+    name = tmp_path.name.lower()
+    code, out = run("backup", "create", name, "--to", folder, "--format", "tar.zst", "--recipients-file", team)
+    assert (code, ".tar.zst.age" in out) == (0, True), out
+    backup_id = server.rows("SELECT backup_id FROM backups WHERE folder = ?", os.fsencode(folder))[0]["backup_id"]
+    code, out = run("backup", "verify", backup_id)
+    assert (code, "only the stored hash was checked" in out) == (0, True), out
+    code, out = run("backup", "verify", backup_id, "--identity", key)
+    assert (code, "only the stored hash" in out) == (0, False), out
+    code, out = run("backup", "get", backup_id)
+    assert (code, "yes, with age" in out) == (0, True), out
+    code, out = run("restore", backup_id, "--to", str(tmp_path / "back"))
+    assert (code, "KEY_REQUIRED" in out) == (1, True), out
+    code, out = run("restore", backup_id, "--to", str(tmp_path / "back"), "--identity", key)
+    assert code == 0, out
+    assert snapshot(tmp_path / "back") == snapshot(source)
