@@ -17,6 +17,7 @@ import pytest
 
 from holdfast_server.archive.extract import extract
 from holdfast_server.archive.reader import Limits, open_reader
+from holdfast_server.archive.reading import LimitExceeded
 from holdfast_server.archive.verify import structure, verify_archive
 from holdfast_server.errors import DataLoss, FailedPrecondition
 
@@ -106,7 +107,7 @@ def use(path: Path, format_name: str, data: bytes, chance: random.Random) -> Non
                     check=lambda: None,
                     expect_manifest=expect,
                 )
-            except (FailedPrecondition, DataLoss):
+            except (FailedPrecondition, DataLoss, LimitExceeded):
                 pass
         root = path.parent / "root"
         root.mkdir()
@@ -114,7 +115,7 @@ def use(path: Path, format_name: str, data: bytes, chance: random.Random) -> Non
         try:
             reader = open_reader(format_name, opened, limits=limits, check=lambda: None)
             extract(reader, fd, check=lambda: None, expect_manifest=False)
-        except (FailedPrecondition, DataLoss):
+        except (FailedPrecondition, DataLoss, LimitExceeded):
             pass
         finally:
             os.close(fd)

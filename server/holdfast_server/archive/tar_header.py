@@ -7,12 +7,30 @@ from dataclasses import dataclass
 
 from holdfast_server.archive.reading import invalid
 
-__all__ = ["RECORD", "Header", "is_header", "parse_decimal", "parse_header", "parse_mtime", "parse_pax"]
+__all__ = [
+    "PAX_HARMLESS",
+    "PAX_READ",
+    "RECORD",
+    "Header",
+    "is_header",
+    "parse_decimal",
+    "parse_header",
+    "parse_mtime",
+    "parse_pax",
+]
 
 RECORD = 512
 
 #: Keys that change what a member is; only they are read.
 PAX_READ = frozenset((b"path", b"linkpath", b"size", b"mtime", b"uid", b"gid", b"hdrcharset"))
+#: Keys whose loss leaves a restored file as it was: other times, names of owners, comments, where it lay.
+PAX_HARMLESS = frozenset(
+    (
+        *(b"atime", b"ctime", b"uname", b"gname", b"comment", b"charset", b"LIBARCHIVE.creationtime"),
+        *(b"SCHILY.dev", b"SCHILY.ino", b"SCHILY.nlink", b"SCHILY.filetype", b"SCHILY.archtype", b"SCHILY.volhdr"),
+        *(b"SCHILY.dino", b"SCHILY.dir", b"SCHILY.offset", b"SCHILY.tarfiletype"),
+    )
+)
 _CHARSETS = (b"BINARY", b"ISO-IR 10646 2000 UTF-8", b"")
 
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*", re.DOTALL)
@@ -92,7 +110,8 @@ def parse_number(field: bytes, what: str, offset: int, *, bits: int = 63, signed
 
 
 def parse_pax(data: bytes, offset: int) -> dict[bytes, bytes]:
-    """The records of a pax header that are read here. Raises for a malformed, repeated or sparse one."""
+    """The records of a pax header; of those that nobody reads here the keys only. Raises for a malformed or sparse
+    one, and for a repeated one that is read."""
     found: dict[bytes, bytes] = {}
     at = 0
     while at < len(data):
@@ -109,6 +128,8 @@ def parse_pax(data: bytes, offset: int) -> dict[bytes, bytes]:
             if key in found:
                 raise invalid(f"the pax record {key.decode()} appears twice", offset=offset + at)
             found[key] = value
+        else:
+            found[key] = b""
         at = end
     if found.get(b"hdrcharset", b"") not in _CHARSETS:
         raise invalid("a pax header uses an unknown character set", offset=offset)

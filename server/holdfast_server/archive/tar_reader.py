@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from holdfast_server.archive.byte_stream import ByteStream, raw_blocks
 from holdfast_server.archive.gzip_stream import gzip_blocks
 from holdfast_server.archive.member import Member, MemberKind
-from holdfast_server.archive.reading import ArchiveReader, Budget, Content, Names, check_path, damage, invalid
-from holdfast_server.archive.tar_header import RECORD, Header, parse_decimal, parse_header, parse_mtime, parse_pax
+from holdfast_server.archive.reading import (
+    ArchiveReader,
+    Budget,
+    Content,
+    Followed,
+    Limits,
+    Names,
+    Source,
+    check_path,
+    damage,
+    invalid,
+    show,
+    without_dot,
+)
+from holdfast_server.archive.tar_header import (
+    PAX_HARMLESS,
+    PAX_READ,
+    RECORD,
+    Header,
+    parse_decimal,
+    parse_header,
+    parse_mtime,
+    parse_pax,
+)
 
 __all__ = ["TarGzReader", "TarReader"]
 
@@ -19,7 +41,7 @@ _KINDS = {
     b"2": MemberKind.SYMLINK,
     b"5": MemberKind.DIRECTORY,
 }
-_SPECIAL = (b"3", b"4", b"6")
+_SPECIAL = {b"3": "a character device", b"4": "a block device", b"6": "a FIFO"}
 #: A pax header may hold two paths and some attributes.
 _MAX_EXTENDED = 4 << 20
 #: GNU tar pads the end to 10 KiB, some tools to more.
@@ -33,20 +55,28 @@ class TarReader(ArchiveReader):
     can_skip = False
     mtime_step = 1
 
+    def __init__(self, source: Source, limits: Limits, check: Callable[[], None]) -> None:
+        self._followed = Followed(source)
+        super().__init__(self._followed, limits, check)
+
     def members(self) -> Iterator[tuple[Member, Content]]:
         budget, names = Budget(self.limits, self.source.size), Names()
         stream = ByteStream(self._blocks(budget))
         while True:
             self.check()
             at = stream.offset
-            member = self._next(stream, names)
+            member = self._next(stream, names, budget)
+            self.position = self._followed.reached
             if member is None:
                 return
             budget.entry()
+            if not member.path:
+                self.root = member
+                continue
             check_path(member.path, self.limits, at)
             if not names.add(member.path, is_file=member.kind is MemberKind.FILE):
                 raise invalid("two members have the same name", member.path, at)
-            content = Content(stream.pieces(member.size))
+            content = Content(self._pieces(stream, member.size))
             yield member, content
             for _ in content:
                 pass
@@ -59,7 +89,25 @@ class TarReader(ArchiveReader):
         """The tar stream."""
         return raw_blocks(self.source, budget, self.check)
 
-    def _next(self, stream: ByteStream, names: Names) -> Member | None:
+    def _pieces(self, stream: ByteStream, size: int) -> Iterator[bytes]:
+        for piece in stream.pieces(size):
+            self.position = self._followed.reached
+            yield piece
+
+    def _leave_out(self, header: Header, pax: dict[bytes, bytes], long: dict[bytes, bytes], at: int) -> None:
+        path = without_dot(pax.get(b"path", long.get(b"L", header.name)))
+        what = _SPECIAL[header.kind]
+        if self.on_loss is None or header.size or b"size" in pax:
+            raise invalid("the member is a device or a FIFO", path, at)
+        check_path(path, self.limits, at)
+        self.on_loss(path, f"{what} is not restored", True)
+
+    def _tell_losses(self, path: bytes, pax: dict[bytes, bytes]) -> None:
+        if self.on_loss is not None:
+            for key in pax.keys() - PAX_READ - PAX_HARMLESS:
+                self.on_loss(path, f"the attribute {show(key)} is not kept", False)
+
+    def _next(self, stream: ByteStream, names: Names, budget: Budget) -> Member | None:
         """The next member's headers, with the extended ones before it; None at the archive's end."""
         pax: dict[bytes, bytes] | None = None
         long: dict[bytes, bytes] = {}
@@ -79,14 +127,22 @@ class TarReader(ArchiveReader):
                     raise invalid("two pax headers belong to one member", offset=at)
                 pax = parse_pax(_extended(stream, header, at), at + RECORD)
             elif header.kind == b"g":
-                if parse_pax(_extended(stream, header, at), at + RECORD):
+                common = parse_pax(_extended(stream, header, at), at + RECORD)
+                if common.keys() & PAX_READ:
                     raise invalid("a global pax header changes members", offset=at)
+                self._tell_losses(b"", common)
             elif header.kind in (b"L", b"K"):
                 if header.kind in long:
                     raise invalid("two long names belong to one member", offset=at)
                 long[header.kind] = _extended(stream, header, at).rstrip(b"\0")
+            elif header.kind in _SPECIAL:
+                self._leave_out(header, pax or {}, long, at)
+                budget.entry()
+                pax, long = None, {}
             else:
-                return _member(header, pax or {}, long, names, at)
+                member = _member(header, pax or {}, long, names, at)
+                self._tell_losses(member.path, pax or {})
+                return member
 
 
 class TarGzReader(TarReader):
@@ -132,6 +188,11 @@ def _member(header: Header, pax: dict[bytes, bytes], long: dict[bytes, bytes], n
         raise invalid("a member that is no file has content", path, at)
     if kind is MemberKind.DIRECTORY and path[-1:] == b"/":
         path = path[:-1]
+    path = without_dot(path)
+    if not path and kind is not MemberKind.DIRECTORY:
+        raise invalid("a member has no name", offset=at)
+    if kind is MemberKind.HARDLINK:
+        target = without_dot(target)
     if kind in (MemberKind.FILE, MemberKind.DIRECTORY):
         # Some tools leave a link name behind in files; it means nothing there.
         target = b""
@@ -154,7 +215,5 @@ def _member(header: Header, pax: dict[bytes, bytes], long: dict[bytes, bytes], n
 def _kind(header: Header, path: bytes, at: int) -> MemberKind:
     kind = _KINDS.get(header.kind)
     if kind is None:
-        if header.kind in _SPECIAL:
-            raise invalid("the member is a device or a FIFO", path, at)
         raise invalid(f"the tar member type {header.kind!r} is not supported", path, at)
     return kind

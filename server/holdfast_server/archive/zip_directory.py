@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from holdfast_server.archive.reading import Source, damage, invalid
 
 __all__ = [
+    "EXTRA_HARMLESS",
+    "EXTRA_READ",
     "EXTRA_TIMES",
     "EXTRA_UNIX",
     "Directory",
@@ -27,7 +29,10 @@ EXTRA_ZIP64 = 0x0001
 EXTRA_TIMES = 0x5455
 EXTRA_UNIX = 0x7875
 EXTRA_UNICODE_PATH = 0x7075
-_READ_EXTRAS = frozenset((EXTRA_ZIP64, EXTRA_TIMES, EXTRA_UNIX, EXTRA_UNICODE_PATH))
+EXTRA_READ = frozenset((EXTRA_ZIP64, EXTRA_TIMES, EXTRA_UNIX, EXTRA_UNICODE_PATH))
+
+#: Times in other units, alignment, the name and comment again: nothing that a restored file would lack.
+EXTRA_HARMLESS = frozenset((0x000A, 0x5855, 0x7855, 0x6375, 0x6C78, 0xCAFE, 0xA11E, 0xD935))
 
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -102,7 +107,8 @@ def records(source: Source, directory: Directory) -> Iterator[Record]:
 
 
 def extra_fields(extra: bytes, path: bytes, offset: int) -> dict[int, bytes]:
-    """Split an extra field. Kinds that nobody reads here may repeat; those that are read may not."""
+    """Split an extra field. Kinds that nobody reads here may repeat, and are given without their data; those that are
+    read may not."""
     fields: dict[int, bytes] = {}
     at = 0
     while at < len(extra):
@@ -112,9 +118,11 @@ def extra_fields(extra: bytes, path: bytes, offset: int) -> dict[int, bytes]:
         at += 4
         if at + size > len(extra):
             raise invalid("an extra field is longer than the space for it", path, offset)
-        if kind in _READ_EXTRAS:
-            if kind in fields:
-                raise invalid(f"extra field 0x{kind:04x} appears twice", path, offset)
+        if kind not in EXTRA_READ:
+            fields.setdefault(kind, b"")
+        elif kind in fields:
+            raise invalid(f"extra field 0x{kind:04x} appears twice", path, offset)
+        else:
             fields[kind] = extra[at : at + size]
         at += size
     other_name = fields.get(EXTRA_UNICODE_PATH)

@@ -29,8 +29,11 @@ from holdfast_server.archive.reading import (
     check_path,
     damage,
     invalid,
+    without_dot,
 )
 from holdfast_server.archive.zip_directory import (
+    EXTRA_HARMLESS,
+    EXTRA_READ,
     EXTRA_TIMES,
     EXTRA_UNIX,
     Record,
@@ -48,6 +51,12 @@ _DESCRIPTOR, _UTF8 = 0x0008, 0x0800
 #: Deflate's effort bits, data descriptor, UTF-8. All else is encryption, patches, or unknown.
 _KNOWN_FLAGS = 0x0006 | _DESCRIPTOR | _UTF8
 _UNIX_HOSTS = (3, 19)
+_SPECIAL = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
 _PIECE = 256 << 10
 #: PATH_MAX bounds what symlink(2) takes.
 _MAX_TARGET = 4095
@@ -68,12 +77,21 @@ class ZipReader(ArchiveReader):
         budget, names = Budget(self.limits, self.source.size), Names()
         for record, data_at in self._walk():
             self.check()
+            self.position = record.offset
             budget.entry()
             kind, path = _kind_and_path(record)
+            if not path and kind is MemberKind.DIRECTORY and record.name != b"/":
+                self.root = _member(record, kind, path)
+                continue
             check_path(path, self.limits, record.offset)
             if not names.add(path):
                 raise invalid("two entries have the same name", path, record.offset)
-            content = Content(self._content(record, data_at, budget) if kind is not MemberKind.DIRECTORY else iter(()))
+            if kind is None:
+                self._leave_out(record, path)
+                continue
+            if self.on_loss is not None:
+                self._tell_losses(record, path)
+            content = Content(self._followed(record, data_at, budget) if kind is not MemberKind.DIRECTORY else iter(()))
             if kind is MemberKind.SYMLINK:
                 yield _member(record, kind, path, _target(record, content)), Content()
                 continue
@@ -93,6 +111,32 @@ class ZipReader(ArchiveReader):
         if kind is not MemberKind.FILE or not is_manifest_name(path):
             return None
         return self._content(record, data_at, Budget(self.limits, self.source.size))
+
+    def stated_size(self, select: Callable[[bytes], bool]) -> int | None:
+        total = 0
+        for record in records(self.source, self._directory):
+            self.check()
+            if record.size and select(without_dot(record.name)):
+                total += record.size
+        return total
+
+    def _leave_out(self, record: Record, path: bytes) -> None:
+        file_type = _file_type(record)
+        if self.on_loss is None or record.size:
+            raise invalid(f"the entry's file type 0o{file_type:o} is special", path, record.offset)
+        self.on_loss(path, f"{_SPECIAL[file_type]} is not restored", True)
+
+    def _tell_losses(self, record: Record, path: bytes) -> None:
+        for kind in record.extra.keys() - EXTRA_READ - EXTRA_HARMLESS:
+            if self.on_loss is not None:
+                self.on_loss(path, f"the attributes in extra field 0x{kind:04x} are not kept", False)
+
+    def _followed(self, record: Record, data_at: int, budget: Budget) -> Iterator[bytes]:
+        done = 0
+        for block in self._content(record, data_at, budget):
+            done += len(block)
+            self.position = data_at + record.packed * done // max(record.size, 1)
+            yield block
 
     def _walk(self) -> Iterator[tuple[Record, int]]:
         """Every record with the offset of its data, after everything but the content was checked."""
@@ -197,8 +241,13 @@ class ZipReader(ArchiveReader):
             yield piece
 
 
-def _kind_and_path(record: Record) -> tuple[MemberKind, bytes]:
-    """What the entry is. A name that ends with a slash and a directory's mode must come together."""
+def _file_type(record: Record) -> int:
+    return stat.S_IFMT(record.attributes >> 16) if record.host in _UNIX_HOSTS else 0
+
+
+def _kind_and_path(record: Record) -> tuple[MemberKind | None, bytes]:
+    """What the entry is; None for a special file. A name that ends with a slash and a directory's mode must come
+    together."""
     name, at = record.name, record.offset
     if record.flags & _UTF8:
         try:
@@ -206,14 +255,16 @@ def _kind_and_path(record: Record) -> tuple[MemberKind, bytes]:
         except UnicodeDecodeError:
             raise invalid("a name is marked as UTF-8 and is not", name, at) from None
     kind = MemberKind.DIRECTORY if name[-1:] == b"/" else MemberKind.FILE
-    file_type = stat.S_IFMT(record.attributes >> 16) if record.host in _UNIX_HOSTS else 0
+    file_type = _file_type(record)
+    if file_type in _SPECIAL and kind is MemberKind.FILE:
+        return None, without_dot(name)
     if file_type == stat.S_IFLNK and kind is MemberKind.FILE:
         kind = MemberKind.SYMLINK
     elif file_type not in (0, stat.S_IFDIR if kind is MemberKind.DIRECTORY else stat.S_IFREG):
         raise invalid(f"the entry's file type 0o{file_type:o} is special or does not fit its name", name, at)
     if kind is MemberKind.DIRECTORY and record.size:
         raise invalid("a directory has content", name, at)
-    return kind, name[:-1] if kind is MemberKind.DIRECTORY else name
+    return kind, without_dot(name[:-1] if kind is MemberKind.DIRECTORY else name)
 
 
 def _target(record: Record, content: Content) -> bytes:

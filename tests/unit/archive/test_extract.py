@@ -358,7 +358,7 @@ def test_hostile_file(tmp_path: Path, path: Path) -> None:
         except HoldfastError as error:
             refusal = error
         if refusal is not None:
-            assert refusal.reason in (Reason.ARCHIVE_INVALID, Reason.CHECKSUM_MISMATCH)
+            assert refusal.reason in (Reason.ARCHIVE_INVALID, Reason.CHECKSUM_MISMATCH, Reason.QUOTA_EXCEEDED)
             assert refusal.message.isprintable()
         after = fingerprint(tmp_path / "outside")
         inside = str(sandbox / "root")

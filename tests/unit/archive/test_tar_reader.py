@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_server.archive.reader import Limits
+from holdfast_server.archive.reading import LimitExceeded
 from holdfast_server.archive.tar_header import parse_mtime, parse_pax
 from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
 from tests.unit.archive.samples import (
@@ -23,9 +24,11 @@ from tests.unit.archive.samples import (
     TREE,
     WHEN,
     directory,
+    exceeds,
     file,
     hardlink,
     read_all,
+    reading,
     symlink,
     tar,
     tar_gz,
@@ -347,10 +350,12 @@ def test_link_without_target(tmp_path: Path) -> None:
     [
         (b"/etc/x", "absolute"),
         (b"../x", "component '..'"),
-        (b"./x", "component '.'"),
+        (b"a/./x", "component '.'"),
         (b"a//b", "component ''"),
         (b"file/", "component ''"),
         (b"a\0b", "NUL"),
+        (b"././/x", "absolute"),
+        (b"./../x", "component '..'"),
         (b"n" * 256, "longer than 255"),
     ],
 )
@@ -364,6 +369,61 @@ def test_no_name(tmp_path: Path) -> None:
 
 def test_limits(tmp_path: Path) -> None:
     bomb = tar_gz([file(b"a", bytes(5 << 20))])
-    refused(tmp_path, bomb, "unpacks to more", Limits(total_bytes=1 << 20))
-    refused(tmp_path, bomb, "unpacks to more", Limits(ratio=10, ratio_floor=1 << 20))
-    refused(tmp_path, tar_gz(TREE), "more than 1 entries", Limits(entries=1))
+    exceeds(tmp_path, "TAR_GZ", bomb, "total_bytes", 1 << 20, Limits(total_bytes=1 << 20))
+    exceeds(tmp_path, "TAR_GZ", bomb, "ratio", 10, Limits(ratio=10, ratio_floor=1 << 20))
+    assert read_all(tmp_path, "TAR_GZ", bomb, Limits(ratio=10)), "what is small may shrink as it likes"
+    exceeds(tmp_path, "TAR_GZ", tar_gz(TREE), "entries", 1, Limits(entries=1))
+    exceeds(tmp_path, "TAR_GZ", tar_gz([file(b"a/b/c")]), "depth", 2, Limits(depth=2))
+    exceeds(tmp_path, "TAR_GZ", tar_gz([file(b"abcdef")]), "path_length", 5, Limits(path_length=5))
+
+
+def test_special_members_count_as_entries(tmp_path: Path) -> None:
+    data = gzip.compress(header(b"a", b"6") + header(b"b", b"6") + END)
+    with reading(tmp_path, "TAR_GZ", data, Limits(entries=1)) as reader:
+        reader.on_loss = lambda _path, _what, _whole: None
+        with pytest.raises(LimitExceeded):
+            list(reader.members())
+
+
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    """Attributes that no restore keeps, and special members; times and owners' names are nothing that a file lacks."""
+    records = [(b"SCHILY.xattr.user.a", b"1"), (b"atime", b"1.5"), (b"uname", b"me"), (b"VENDOR.x", b"")]
+    data = gzip.compress(
+        pax(*records) + header(b"f") + pax((b"path", b"dev")) + header(b"x", b"3") + header(b"g") + END
+    )
+    told: list[tuple[bytes, str, bool]] = []
+    with reading(tmp_path, "TAR_GZ", data) as reader:
+        reader.on_loss = lambda path, what, whole: told.append((path, what, whole))
+        assert [member.path for member, _ in reader.members()] == [b"f", b"g"]
+    assert sorted(told) == [
+        (b"dev", "a character device is not restored", True),
+        (b"f", "the attribute SCHILY.xattr.user.a is not kept", False),
+        (b"f", "the attribute VENDOR.x is not kept", False),
+    ]
+
+
+def test_names_that_begin_with_a_dot_and_a_slash(tmp_path: Path) -> None:
+    """`tar -c .` writes them so; one name in both spellings is still one name."""
+    source = tmp_path / "source"
+    (source / "d").mkdir(parents=True)
+    (source / "d" / "f").write_text("x")
+    os.link(source / "d" / "f", source / "g")
+    source.chmod(0o751)
+    data = subprocess.run(["tar", "-C", source, "--sort=name", "-cz", "."], check=True, capture_output=True).stdout
+    with reading(tmp_path, "TAR_GZ", data) as reader:
+        members = [member for member, _ in reader.members()]
+        assert [(member.path, member.link_target) for member in members] == [
+            (b"d", b""), (b"d/f", b""), (b"g", b"d/f"),
+        ]  # fmt: skip
+        assert reader.root is not None
+        assert reader.root.mode == 0o751
+    refused_tar(tmp_path, header(b"./f") + header(b"f") + END, "same name")
+    refused_tar(tmp_path, header(b"./") + END, "no name")
+
+
+def test_the_position_follows_the_file(tmp_path: Path) -> None:
+    data = tar_gz([file(b"%d" % n, os.urandom(1 << 20)) for n in range(4)])
+    with reading(tmp_path, "TAR_GZ", data) as reader:
+        positions = [reader.position for _ in reader.members()]
+    assert positions == sorted(positions)
+    assert 0 < positions[0] < len(data) // 2 < positions[-1] <= len(data)
