@@ -31,8 +31,9 @@ from holdfast_server.archive.tar_header import (
     parse_mtime,
     parse_pax,
 )
+from holdfast_server.archive.zstd_stream import zstd_blocks
 
-__all__ = ["TarGzReader", "TarReader"]
+__all__ = ["TarGzReader", "TarReader", "TarZstReader"]
 
 _ZEROS = bytes(RECORD)
 _KINDS = {
@@ -55,12 +56,15 @@ class TarReader(ArchiveReader):
     can_skip = False
     mtime_step = 1
 
+    #: How much more than its own size a file of this format can unpack to, rounded up.
+    max_ratio = 1
+
     def __init__(self, source: Source, limits: Limits, check: Callable[[], None]) -> None:
         self._followed = Followed(source)
         super().__init__(self._followed, limits, check)
 
     def members(self) -> Iterator[tuple[Member, Content]]:
-        budget, names = Budget(self.limits, self.source.size), Names()
+        budget, names = Budget(self.limits, self.source.size, self.max_ratio), Names()
         stream = ByteStream(self._blocks(budget))
         while True:
             self.check()
@@ -149,9 +153,20 @@ class TarGzReader(TarReader):
     """Reads a tar.gz file. See ArchiveReader."""
 
     format_name = "TAR_GZ"
+    max_ratio = 2000
 
     def _blocks(self, budget: Budget) -> Iterator[bytes]:
         return gzip_blocks(self.source, budget, self.check)
+
+
+class TarZstReader(TarReader):
+    """Reads a tar.zst file. See ArchiveReader."""
+
+    format_name = "TAR_ZST"
+    max_ratio = 33_000
+
+    def _blocks(self, budget: Budget) -> Iterator[bytes]:
+        return zstd_blocks(self.source, budget, self.check, self.limits.window)
 
 
 def _extended(stream: ByteStream, header: Header, at: int) -> bytes:
