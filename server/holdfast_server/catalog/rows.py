@@ -168,6 +168,7 @@ class TaskRow(_Row):
     cleanup: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
     checkpoint: dict[str, Any] = field(default_factory=dict)
+    has_credentials: bool = False
 
     @property
     def ended(self) -> bool:
@@ -175,7 +176,10 @@ class TaskRow(_Row):
 
     def snapshot(self) -> dict[str, Any]:
         """The task as a STATE event keeps it: what callers may see, nothing of the engine's own."""
-        hidden = {"request", "checkpoint", "owner", "lease_expires", "dispatch_time", "principal", "queue", "priority"}
+        hidden = {
+            "request", "checkpoint", "owner", "lease_expires", "dispatch_time", "principal", "queue", "priority",
+            "has_credentials",
+        }  # fmt: skip
         return {name: value for name, value in self.values().items() if name not in hidden}
 
 

@@ -10,7 +10,7 @@ import io
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,14 +23,15 @@ from holdfast_server.core.control import Control, Problem, Progress
 from holdfast_server.core.read_back import READ_BACK_WORK, read_back
 from holdfast_server.core.reading import SMALL_FILE, TRIES, FileReader, is_sparse, read_small
 from holdfast_server.core.selection import Selection
+from holdfast_server.core.statistics import Statistics
 from holdfast_server.errors import FailedPrecondition, Reason
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.local import fsync_file, translate_os_error
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.tree import EntryKind, ProblemReason, TreeEntry, TreeProblem, problem_from, walk
-from holdfast_server.wallets.classify import SNIFF_SIZE, WalletCounters, classify
+from holdfast_server.wallets.classify import SNIFF_SIZE, classify
 
-__all__ = ["BACKUP_WORK", "ArchivePlan", "Statistics", "WrittenBackup", "scan_source", "write_archive"]
+__all__ = ["BACKUP_WORK", "ArchiveFile", "ArchivePlan", "WrittenBackup", "scan_source", "write_archive"]
 
 #: How often a backup handles every byte: reading and compressing counts once.
 BACKUP_WORK = 1.0 + READ_BACK_WORK
@@ -73,22 +74,6 @@ class ArchivePlan:
     @property
     def is_wallet(self) -> bool:
         return self.source_kind == "WALLET"
-
-
-@dataclass(slots=True)
-class Statistics:
-    """What a backup holds. Sizes in bytes of the source; `files_ignored` counts entries, a folder as one."""
-
-    files: int = 0
-    directories: int = 0
-    symlinks: int = 0
-    hardlinks: int = 0
-    original_size: int = 0
-    files_skipped: int = 0
-    files_ignored: int = 0
-    warnings: int = 0
-    complete: bool = True
-    wallet: WalletCounters = field(default_factory=WalletCounters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +119,7 @@ def write_archive(
     the like for the archive's own disk. The file is the caller's to remove then.
     """
     progress.begin("writing")
-    with _ArchiveFile(os.dup(partial_fd), "r+b") as file:
+    with ArchiveFile(os.dup(partial_fd), "r+b") as file:
         manifest = ManifestSpool(_manifest_header(source, plan))
         stored_before = progress.compressed_size
 
@@ -160,7 +145,7 @@ def write_archive(
     return WrittenBackup(written.size, sha256, job.statistics)
 
 
-class _ArchiveFile(io.FileIO):
+class ArchiveFile(io.FileIO):
     """The archive being written. What its disk refuses is raised as an error of ours and not as OSError, which is
     what reading the source raises: a full disk must never pass for an unreadable file."""
 
@@ -213,21 +198,7 @@ class _ArchiveJob:
         self.statistics.files_ignored = self._selection.ignored
 
     def totals(self) -> dict[str, Any]:
-        found = self.statistics
-        counts = {
-            "files": found.files,
-            "directories": found.directories,
-            "symlinks": found.symlinks,
-            "hardlinks": found.hardlinks,
-            "bytes": found.original_size,
-            "files_skipped": found.files_skipped,
-            "files_ignored": found.files_ignored,
-            "warnings": found.warnings,
-        }
-        totals: dict[str, Any] = {"counts": counts, "complete": found.complete, "key_ids": []}
-        if self._plan.is_wallet:
-            totals["wallet"] = asdict(found.wallet)
-        return totals
+        return self.statistics.manifest_totals(wallet=self._plan.is_wallet)
 
     def _add(self, entry: TreeEntry) -> None:
         self._progress.current_file = entry.path

@@ -29,31 +29,24 @@ from holdfast_server.clock import Clock
 from holdfast_server.core.backup import (
     BACKUP_WORK,
     ArchivePlan,
-    Statistics,
     WrittenBackup,
     scan_source,
     write_archive,
 )
-from holdfast_server.core.publish import (
-    archive_base_name,
-    create_partial,
-    find_published,
-    partial_name,
-    publish_archive,
-    remove_partials,
-)
+from holdfast_server.core.publish import archive_base_name
+from holdfast_server.core.statistics import Statistics
 from holdfast_server.errors import (
     Cancelled,
     FailedPrecondition,
     HoldfastError,
     Reason,
-    ResourceExhausted,
     Stopped,
 )
 from holdfast_server.storage.folder import OpenFolder
-from holdfast_server.storage.local import free_bytes, translate_os_error
+from holdfast_server.storage.local import translate_os_error
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
+from holdfast_server.tasks.publishing import Announced, open_destination, partial_archive, settle, take_back
 from holdfast_server.tasks.run import Outcome, TaskRun, error_record
 from holdfast_server.tasks.sources import open_source
 from holdfast_server.wallets.classify import WalletCounters
@@ -85,16 +78,6 @@ class _Outcome:
             "files": self.statistics.files,
             "warnings": self.statistics.warnings,
         }
-
-
-@dataclass(frozen=True, slots=True)
-class _Published:
-    """A backup IN_PROGRESS whose archive stands in its folder, whole."""
-
-    row: BackupRow
-    file_name: bytes
-    size: int
-    sha256: str
 
 
 class BackupHandler:
@@ -144,22 +127,16 @@ class BackupHandler:
         recorded now, or removed when the task was cancelled: none is left that the catalog does not know."""
         if run.row.dry_run:
             return []
-        folder = base64.b64decode(run.row.request["folder"])
-        try:
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            return [f"{escape(folder)}: {error.strerror}"]
-        try:
-            files, size = remove_partials(fd, run.task_id, range(1, run.attempt))
-            run.cleanup.removed(files, size)
-            for row in self._published(run, fd):
-                if cancelled:
-                    os.unlink(row.file_name, dir_fd=fd)
-                    run.cleanup.removed(1, row.size)
-                else:
-                    self._adopt(run, row)
-        finally:
-            os.close(fd)
+        found = {archive.path: (row, archive) for row, archive in self._announced(run)}
+        left = settle(
+            run,
+            base64.b64decode(run.row.request["folder"]),
+            [archive for _, archive in found.values()],
+            lambda archive: self._adopt(run, *found[archive.path]),
+            cancelled=cancelled,
+        )
+        if left:
+            return left
         with self._database.write() as connection:
             done = [row.backup_id for row in backups.backups_of_task(connection, run.task_id)
                     if row.state == BackupState.COMPLETED]  # fmt: skip
@@ -233,21 +210,12 @@ class BackupHandler:
             folder = stack.enter_context(self._destination(request, source))
             plan = self._plan(entry, request, forbidden=frozenset({folder.identity}))
             run.log(f"{source_id}: backing up {escape(source.path)}")
-            temporary = partial_name(run.task_id, run.attempt, number)
-            fd = create_partial(folder.fd, temporary)
-            try:
+            with partial_archive(run, folder, number) as archive:
                 report = partial(run.problem, source_id=source_id, backup_id=backup_id)
-                written = write_archive(source, plan, fd, self._pool, run.control, run.progress, report)
+                written = write_archive(source, plan, archive.fd, self._pool, run.control, run.progress, report)
                 announce = partial(self._announce, run, backup_id, written)
                 base = archive_base_name(entry["display_name"], request["tag"], request["created"])
-                run.progress.begin("publishing")
-                name = publish_archive(folder.fd, temporary, base, plan.format, announce)
-            except BaseException:
-                files, size = remove_partials(folder.fd, run.task_id, [run.attempt])
-                run.cleanup.removed(files, size)
-                raise
-            finally:
-                os.close(fd)
+                name = archive.publish(base, plan.format, announce)
             output = folder.path.rstrip(b"/") + b"/" + name
         seconds = self._clock.monotonic() - started
         run.log(f"{source_id}: {escape(output)}, {written.size} bytes, sha256 {written.sha256}, read back and verified")
@@ -275,23 +243,21 @@ class BackupHandler:
                 statistics=_statistics_record(written.statistics, written.size, 0.0),
             )
 
-    def _published(self, run: TaskRun, folder_fd: int) -> list[_Published]:
-        """Archives that an earlier attempt published before it could say so."""
+    def _announced(self, run: TaskRun) -> list[tuple[BackupRow, Announced]]:
+        """The backups IN_PROGRESS that an earlier attempt was about to publish."""
         with self._database.read() as connection:
             rows = backups.backups_of_task(connection, run.task_id)
-        found = []
-        for row in rows:
-            if row.state != BackupState.IN_PROGRESS or row.file_name is None or row.size is None or row.sha256 is None:
-                continue
-            if find_published(folder_fd, row.file_name, row.size, row.sha256, lambda: None):
-                found.append(_Published(row, row.file_name, row.size, row.sha256))
-        return found
+        return [
+            (row, Announced(row.storage_path, row.size, row.sha256))
+            for row in rows
+            if row.state == BackupState.IN_PROGRESS and row.file_name and row.size is not None and row.sha256
+        ]
 
-    def _adopt(self, run: TaskRun, found: _Published) -> None:
-        output = found.row.storage_path
-        run.log(f"{found.row.source_id}: {escape(output)} was published by an earlier attempt")
-        written = WrittenBackup(found.size, found.sha256, _statistics_of(found.row.statistics))
-        commit = _Commit(self._clock, run, found.row.backup_id, written, found.file_name, output, 0.0)
+    def _adopt(self, run: TaskRun, row: BackupRow, archive: Announced) -> None:
+        run.log(f"{row.source_id}: {escape(archive.path)} was published by an earlier attempt")
+        written = WrittenBackup(archive.size, archive.sha256, _statistics_of(row.statistics))
+        name = archive.path.rpartition(b"/")[2]
+        commit = _Commit(self._clock, run, row.backup_id, written, name, archive.path, 0.0)
         with run.guarded() as connection:
             commit.apply(connection)
 
@@ -313,15 +279,7 @@ class BackupHandler:
 
     def _destination(self, request: dict[str, Any], source: OpenFolder) -> OpenFolder:
         path = base64.b64decode(request["folder"])
-        folder = self._policy.check_destination(path, "archive.folder", sources=[source], create=False)
-        if folder is None:
-            raise AssertionError("only a dry run has no folder")
-        if free_bytes(folder.fd) < 1 << 20:
-            folder.close()
-            raise ResourceExhausted(
-                Reason.DISK_FULL, f"the filesystem of {escape(path)} is full", metadata={"path": escape(path)}
-            )
-        return folder
+        return open_destination(self._policy, path, "archive.folder", sources=[source])
 
     def _plan(
         self, entry: dict[str, Any], request: dict[str, Any], forbidden: frozenset[tuple[int, int]] = frozenset()
@@ -371,8 +329,7 @@ class _Commit:
 
     def undo(self) -> None:
         """Remove the archive that was published a moment before the cancel."""
-        os.unlink(self.output)
-        self.run.cleanup.removed(1, self.written.size)
+        take_back(self.run, Announced(self.output, self.written.size, self.written.sha256))
 
 
 def _statistics_record(found: Statistics, stored: int, seconds: float) -> dict[str, Any]:

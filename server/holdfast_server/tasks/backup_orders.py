@@ -34,12 +34,12 @@ from holdfast_server.errors import FailedPrecondition, HoldfastError, Reason, in
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.engine import NewTask, TaskEngine
+from holdfast_server.tasks.publishing import check_tag
 from holdfast_server.tasks.sources import check_display_name, open_source, source_not_found, source_suspended
 
 __all__ = ["BackupOrder", "BackupOrders"]
 
 _MAX_SOURCES = 1000
-_MAX_TAG = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +167,7 @@ def _check_order(order: BackupOrder) -> None:
         raise invalid_field("source_ids", f"names {len(order.source_ids)} sources, at most {_MAX_SOURCES} are allowed")
     if len(set(order.source_ids)) < len(order.source_ids):
         raise invalid_field("source_ids", "names a source twice")
-    if len(order.tag) > _MAX_TAG or not order.tag.isprintable():
-        raise invalid_field("archive.tag", f"must be printable text of at most {_MAX_TAG} characters")
+    check_tag(order.tag, "archive.tag")
     if order.name:
         check_display_name(order.name, "name")
         if order.all_wallets or len(order.source_ids) > 1:

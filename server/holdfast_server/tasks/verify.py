@@ -16,6 +16,7 @@ from holdfast_server.clock import Clock
 from holdfast_server.core.verify import VerifyLevel, verify_stored
 from holdfast_server.errors import DataLoss, FailedPrecondition
 from holdfast_server.storage.names import escape
+from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.run import Outcome, TaskRun
 from holdfast_server.tasks.stored import as_archive, require_backup, require_finished
@@ -29,12 +30,22 @@ class VerifyOrders:
     def __init__(self, engine: TaskEngine) -> None:
         self._engine = engine
 
-    def create(self, backup_id: str, level: VerifyLevel, principal: str, key: RequestKey | None) -> TaskRow:
-        """Raises NotFound/BACKUP_NOT_FOUND, Aborted/BACKUP_BUSY, FailedPrecondition/BACKUP_NOT_RESTORABLE."""
-        return self._engine.create(partial(_file, backup_id, level, principal), key)
+    def create(
+        self,
+        backup_id: str,
+        level: VerifyLevel,
+        principal: str,
+        key: RequestKey | None,
+        credentials: Credentials | None = None,
+    ) -> TaskRow:
+        """Raises NotFound/BACKUP_NOT_FOUND, Aborted/BACKUP_BUSY, FailedPrecondition/BACKUP_NOT_RESTORABLE,
+        Unavailable/NO_WORKER."""
+        return self._engine.create(partial(_file, backup_id, level, principal, credentials), key)
 
 
-def _file(backup_id: str, level: VerifyLevel, principal: str, connection: sa.Connection) -> NewTask:
+def _file(
+    backup_id: str, level: VerifyLevel, principal: str, credentials: Credentials | None, connection: sa.Connection
+) -> NewTask:
     row = require_finished(require_backup(connection, backup_id))
     return NewTask(
         kind=TaskKind.VERIFY,
@@ -43,6 +54,7 @@ def _file(backup_id: str, level: VerifyLevel, principal: str, connection: sa.Con
         source_ids=[row.source_id],
         wishes=[LockWish(backups.lock_resource(backup_id), LockMode.SHARED)],
         message="waiting",
+        credentials=credentials,
     )
 
 
@@ -55,6 +67,8 @@ class VerifyHandler:
 
     def run(self, run: TaskRun) -> Outcome:
         backup_id, level = run.row.request["backup_id"], VerifyLevel(run.row.request["level"])
+        # An archive in clear needs no key, but a key that was given and is lost is said here and not guessed about.
+        run.credentials()
         with self._database.read() as connection:
             row = require_finished(require_backup(connection, backup_id))
         archive = as_archive(row)

@@ -15,6 +15,7 @@ from holdfast_server.catalog import backups
 from holdfast_server.catalog.rows import BackupState, SourceKind, TaskRow, TaskState
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks import backup as backup_module
+from holdfast_server.tasks import publishing
 from holdfast_server.tasks.backup import BackupHandler
 from holdfast_server.tasks.backup_orders import BackupOrder, BackupOrders
 from holdfast_server.tasks.sources import SourceOrder, SourceRegistry
@@ -85,7 +86,7 @@ def fixture(world: World, tmp_path: Path) -> Iterator[Fixture]:
 @pytest.fixture
 def after_publishing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
     """Lets something happen directly after the rename of the next archive, once."""
-    original: Any = backup_module.publish_archive
+    original: Any = publishing.publish_archive
 
     def install(happening: Callable[[], None]) -> None:
         waiting = [happening]
@@ -96,7 +97,7 @@ def after_publishing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], 
                 waiting.pop()()
             return name
 
-        monkeypatch.setattr(backup_module, "publish_archive", publish)
+        monkeypatch.setattr(publishing, "publish_archive", publish)
 
     return install
 
@@ -244,7 +245,7 @@ def test_a_foreign_file_under_the_announced_name_is_not_adopted(
     fixture: Fixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = fixture.order(fixture.source("s"))
-    original: Any = backup_module.publish_archive
+    original: Any = publishing.publish_archive
 
     def publish(folder_fd: int, temporary: bytes, base: str, kind: Any, announce: Any) -> bytes:
         def announce_and_die(name: bytes) -> None:
@@ -255,7 +256,7 @@ def test_a_foreign_file_under_the_announced_name_is_not_adopted(
         return original(folder_fd, temporary, base, kind, announce_and_die)
 
     with monkeypatch.context() as patch:
-        patch.setattr(backup_module, "publish_archive", publish)
+        patch.setattr(publishing, "publish_archive", publish)
         fixture.die(task.task_id)
     (foreign,) = [name for name in os.listdir(fixture.folder) if not name.startswith(".")]
     assert fixture.execute(task.task_id) == "completed"
