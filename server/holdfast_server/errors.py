@@ -71,6 +71,7 @@ class Reason(StrEnum):
     KEY_REQUIRED = "KEY_REQUIRED"
     NO_WORKER = "NO_WORKER"
     SOURCE_UNREADABLE = "SOURCE_UNREADABLE"
+    FILE_NOT_FOUND = "FILE_NOT_FOUND"
     FOLDER_NOT_FOUND = "FOLDER_NOT_FOUND"
     FOLDER_NOT_CREATABLE = "FOLDER_NOT_CREATABLE"
     FOLDER_NOT_WRITABLE = "FOLDER_NOT_WRITABLE"
@@ -117,6 +118,7 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.KEY_REQUIRED: "Call again with the credentials that open the content, and with a new request_id if any.",
     Reason.NO_WORKER: "Start a worker, or repeat the call after the given delay.",
     Reason.SOURCE_UNREADABLE: "Make the named file readable, ignore it by a pattern, or use on_source_error WARN.",
+    Reason.FILE_NOT_FOUND: "Name a regular file of the server, by its own path, that the service may read.",
     Reason.FOLDER_NOT_FOUND: "Create the folder, or set create_folder.",
     Reason.FOLDER_NOT_CREATABLE: "Create the folder by hand with the service's rights.",
     Reason.FOLDER_NOT_WRITABLE: "Give the service the right to write to the folder.",
@@ -130,7 +132,7 @@ REMEDIES: Mapping[Reason, str] = {
         "Send `authorization: Bearer <token>` with the token from admin.token in the data directory."
     ),
     Reason.DISK_FULL: "Free space on the named filesystem and start again.",
-    Reason.QUOTA_EXCEEDED: "Raise the quota or remove old backups.",
+    Reason.QUOTA_EXCEEDED: "Raise the named limit or quota, or remove what uses it up.",
     Reason.TOO_MANY_WATCHERS: "Close a watch, or raise [server] max_watchers.",
     Reason.CHECKSUM_MISMATCH: "Restore from another backup; the named one is damaged. Check the disk that holds it.",
     Reason.ARCHIVE_MISSING: "Put the archive back where storage_path says, or use another backup.",

@@ -373,6 +373,8 @@ class _Pass:
             raise DamagedArchive(self._first, self._damaged, self._damaged_count)
         if totals is None:
             raise damage("the manifest has no totals")
+        if self._reader.skipped is not None:
+            raise damage("a special member is not in the manifest", self._reader.skipped)
         self.outcome.header, self.outcome.totals = header, totals
 
 

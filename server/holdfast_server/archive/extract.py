@@ -17,24 +17,27 @@ from typing import Any
 from holdfast_server.archive.comparison import Outcome, run
 from holdfast_server.archive.manifest import ManifestEntry, pack, unpack
 from holdfast_server.archive.member import Member, MemberKind
-from holdfast_server.archive.reading import ArchiveReader, invalid, show
+from holdfast_server.archive.reading import ArchiveReader, Budget, Limits, OnLoss, invalid, show
 from holdfast_server.archive.sink import Progress, Sink
 from holdfast_server.archive.spool import RecordSpool
 from holdfast_server.archive.tree import Tree, changed_by_others, system_errors
 
-__all__ = ["Extracted", "extract"]
+__all__ = ["SPECIAL_BITS", "Extracted", "allowance", "dropped_bits", "extract"]
 
 _HOLE = 64 << 10
 _ZEROS = bytes(_HOLE)
 _MAX_WARNINGS = 100
-_SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
+SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 _REOPEN = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """What was restored. `bytes` counts file contents; `warnings` holds the first 100 as text for people."""
+    """What was restored, or by a survey would be.
+
+    `bytes` counts file contents; `warnings` holds the first 100 as text for people.
+    """
 
     files: int
     directories: int
@@ -57,6 +60,8 @@ def extract(
     preserve_owner: bool = False,
     preserve_special_bits: bool = False,
     expect_manifest: bool = True,
+    on_loss: OnLoss | None = None,
+    max_bytes: int | None = None,
 ) -> Extracted:
     """Restore the members for which `select` holds (all without it) below the opened, empty directory `root_fd`.
 
@@ -66,13 +71,19 @@ def extract(
     selected members are made in any case, with the archive's attributes only if selected too. Set-id and sticky bits
     are dropped unless `preserve_special_bits`; owners are set only with `preserve_owner`, which needs root.
 
+    With `on_loss` special members are skipped and told to it, as is everything else that the tree lacks; without it
+    they are refused. `max_bytes` bounds the content of the selected files, as it is really unpacked.
+
     Raises FailedPrecondition (ARCHIVE_INVALID, FOLDER_NOT_WRITABLE), DataLoss, ResourceExhausted, Unavailable, or what
     `check` raises. After any exception the folder's content is worthless.
     """
-    sink = _Extractor(root_fd, select, check, preserve_owner, preserve_special_bits)
+    sink = _Extractor(root_fd, select, check, preserve_owner, preserve_special_bits, on_loss, max_bytes)
+    reader.on_loss = on_loss
     try:
         outcome = run(reader, sink, check=check, on_progress=on_progress, expect_manifest=expect_manifest)
         if sink.take_unselected_targets():
+            if on_loss is not None:
+                reader.on_loss = lambda _path, _what, _whole: None  # told already
             run(
                 reader,
                 sink,
@@ -104,6 +115,8 @@ class _Extractor(Sink):
         check: Callable[[], None],
         preserve_owner: bool,
         preserve_special_bits: bool,
+        on_loss: OnLoss | None,
+        max_bytes: int | None,
     ) -> None:
         self.tree = Tree(root_fd)
         self.files = self.symlinks = self.hardlinks = self.bytes = 0
@@ -112,7 +125,9 @@ class _Extractor(Sink):
         self._select = select or (lambda _path: True)
         self._check = check
         self._preserve_owner = preserve_owner
-        self._mode_mask = 0o7777 if preserve_special_bits else 0o7777 & ~_SPECIAL_BITS
+        self._on_loss = on_loss
+        self._allowance = allowance(max_bytes)
+        self._mode_mask = 0o7777 if preserve_special_bits else 0o7777 & ~SPECIAL_BITS
         self._links = RecordSpool()
         self._holed = RecordSpool()
         #: Files outside the selection that selected hard links refer to, with those links' paths.
@@ -151,6 +166,7 @@ class _Extractor(Sink):
     def write(self, block: bytes) -> None:
         if self._file is None:
             return
+        self._allowance.produced(len(block))
         with system_errors(self._file.path):
             if not self._make_holes:
                 _write_all(self._fd, block)
@@ -286,7 +302,7 @@ class _Extractor(Sink):
             os.fchown(fd, member.uid, member.gid)
         mode = member.mode & self._mode_mask
         if mode != member.mode:
-            self._warn(f"special permission bits dropped from mode {member.mode:04o}", member)
+            self._warn(dropped_bits(member), member)
         # After the owner: chown clears set-id bits.
         os.fchmod(fd, mode)
         try:
@@ -296,8 +312,21 @@ class _Extractor(Sink):
 
     def _warn(self, what: str, member: Member) -> None:
         self.warning_count += 1
+        if self._on_loss is not None:
+            self._on_loss(member.path, what, False)
         if len(self.warnings) < _MAX_WARNINGS:
             self.warnings.append(f"'{show(member.path)}': {what}")
+
+
+def allowance(max_bytes: int | None) -> Budget:
+    """Counts the content that is taken out of an archive."""
+    most = Limits().total_bytes if max_bytes is None else max_bytes
+    return Budget(Limits(total_bytes=most, ratio_floor=most), 0)
+
+
+def dropped_bits(member: Member) -> str:
+    """What is told of a member whose set-id or sticky bits are not restored."""
+    return f"special permission bits dropped from mode {member.mode:04o}"
 
 
 def _write_all(fd: int, block: bytes) -> None:

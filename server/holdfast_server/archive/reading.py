@@ -267,6 +267,8 @@ class ArchiveReader(ABC):
     mtime_step: int
     on_loss: OnLoss | None = None
     position: int = 0
+    #: The first special member that was skipped.
+    skipped: bytes | None = None
     #: The attributes of the root, from a member `./`, once a pass has met it; its path is empty.
     root: Member | None = None
 
@@ -282,6 +284,13 @@ class ArchiveReader(ABC):
     @abstractmethod
     def manifest(self) -> Iterator[bytes] | None:
         """The content of a last member named as a manifest, where the format finds it without reading all before it."""
+
+    def skip(self, path: bytes, what: str, refusal: FailedPrecondition) -> None:
+        """Leave out a special member, or refuse the archive for it where nobody listens."""
+        if self.on_loss is None:
+            raise refusal
+        self.skipped = self.skipped or path
+        self.on_loss(path, f"{what} is not restored", True)
 
     def stated_size(self, select: Callable[[bytes], bool]) -> int | None:  # noqa: ARG002  what is streamed states none
         """Size of the selected files' content by the archive's own word, where it is known before all is read."""

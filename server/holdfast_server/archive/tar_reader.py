@@ -100,11 +100,11 @@ class TarReader(ArchiveReader):
 
     def _leave_out(self, header: Header, pax: dict[bytes, bytes], long: dict[bytes, bytes], at: int) -> None:
         path = without_dot(pax.get(b"path", long.get(b"L", header.name)))
-        what = _SPECIAL[header.kind]
-        if self.on_loss is None or header.size or b"size" in pax:
-            raise invalid("the member is a device or a FIFO", path, at)
+        refusal = invalid("the member is a device or a FIFO", path, at)
+        if header.size or b"size" in pax:
+            raise refusal
         check_path(path, self.limits, at)
-        self.on_loss(path, f"{what} is not restored", True)
+        self.skip(path, _SPECIAL[header.kind], refusal)
 
     def _tell_losses(self, path: bytes, pax: dict[bytes, bytes]) -> None:
         if self.on_loss is not None:

@@ -122,9 +122,10 @@ class ZipReader(ArchiveReader):
 
     def _leave_out(self, record: Record, path: bytes) -> None:
         file_type = _file_type(record)
-        if self.on_loss is None or record.size:
-            raise invalid(f"the entry's file type 0o{file_type:o} is special", path, record.offset)
-        self.on_loss(path, f"{_SPECIAL[file_type]} is not restored", True)
+        refusal = invalid(f"the entry's file type 0o{file_type:o} is special", path, record.offset)
+        if record.size:
+            raise refusal
+        self.skip(path, _SPECIAL[file_type], refusal)
 
     def _tell_losses(self, record: Record, path: bytes) -> None:
         for kind in record.extra.keys() - EXTRA_READ - EXTRA_HARMLESS:
