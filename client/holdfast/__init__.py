@@ -63,6 +63,7 @@ from holdfast.errors import (
     UnknownStatus,
 )
 from holdfast.models import (
+    ArchiveLimits,
     Backup,
     BackupResult,
     BackupStatistics,
@@ -75,6 +76,7 @@ from holdfast.models import (
     OtherResult,
     PlannedEntry,
     Progress,
+    RestoreArchiveResult,
     RestorePlan,
     RestoreResult,
     SkippedFolder,
@@ -98,6 +100,7 @@ __all__ = [
     "Aborted",
     "AlreadyExists",
     "ArchiveFormat",
+    "ArchiveLimits",
     "Backup",
     "BackupKind",
     "BackupResult",
@@ -136,6 +139,7 @@ __all__ = [
     "Reason",
     "ResourceExhausted",
     "RestoreAction",
+    "RestoreArchiveResult",
     "RestorePlan",
     "RestoreResult",
     "SkippedFolder",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from holdfast_server.archive.extract import Extracted
 from holdfast_server.catalog.rows import LockMode, LockWish
 from holdfast_server.catalog.tasks import update_attempt
 from holdfast_server.core.restore import Restored, apply_staging, remove_staging, staging_name
@@ -152,7 +153,7 @@ class NewFolder:
                     raise
 
 
-def counts_of(found: Restored) -> dict[str, Any]:
+def counts_of(found: Restored | Extracted) -> dict[str, Any]:
     """What a result says of the tree."""
     return {
         "files": found.files,
