@@ -1,7 +1,7 @@
 """A strict reader of zstd files with one or more frames (RFC 8878).
 
-The frames' structure is walked here, block by block, so that no call unpacks more than one block (at most 128 KiB) and
-a frame's end is known without asking the decompressor.
+The frames' structure is walked here, block by block, so that it is known before a call how much it can unpack (a block
+at most 128 KiB), and where a frame ends.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from zstandard import ZstdDecompressor, ZstdError
 
-from holdfast_server.archive.reading import Budget, Source, damage, invalid
+from holdfast_server.archive.reading import BLOCK, Budget, Source, damage, invalid
 from holdfast_server.archive.seek_table import TABLE_FRAME, TABLE_MAGIC, FrameList
 
 __all__ = ["zstd_blocks"]
@@ -25,11 +25,12 @@ _DICTIONARY_SIZES = (0, 1, 2, 4)
 _CONTENT_SIZES = (0, 2, 4, 8)
 
 _MAX_BLOCK = 128 << 10
+_AT_ONCE = BLOCK // _MAX_BLOCK
 _RLE, _RESERVED = 1, 3
 
 
 def zstd_blocks(source: Source, budget: Budget, check: Callable[[], None], max_window: int) -> Iterator[bytes]:
-    """What a zstd file unpacks to, in blocks of at most 128 KiB.
+    """What a zstd file unpacks to, in blocks of at most BLOCK bytes.
 
     Sizes and checksums that the frames state are checked before a frame's end is passed. Skippable frames are passed
     over, but a seek table at the file's end must be the frames' own. Refused: dictionaries, and frames that need more
@@ -106,18 +107,13 @@ class _Zstd:
         """The content of the frame whose magic was read."""
         file = self._file
         header, stated, has_checksum = self._header(start)
-        unpack = self._decompressor.decompressobj()
+        unpack = self._decompressor.decompressobj(write_size=BLOCK)
         unpack.decompress(_MAGIC + header)
         produced, last = 0, False
         while not last:
             self._check()
             at = file.at
-            head = file.take(3)
-            value = int.from_bytes(head, "little")
-            last, kind, size = bool(value & 1), value >> 1 & 3, value >> 3
-            if kind == _RESERVED or size > _MAX_BLOCK:
-                raise damage("the compressed bytes are broken (no such block)", offset=at)
-            data = head + file.take(1 if kind == _RLE else size)
+            data, last = self._blocks()
             if last and has_checksum:
                 data += file.take(4)
             try:
@@ -132,6 +128,20 @@ class _Zstd:
             raise damage("a zstd frame does not end with its last block", offset=start)
         if stated not in (None, produced):
             raise damage("the length of a zstd frame does not match", offset=start)
+
+    def _blocks(self) -> tuple[bytes, bool]:
+        """As many of a frame's next blocks as unpack to at most BLOCK bytes, and whether the last is among them."""
+        file, last = self._file, False
+        parts: list[bytes] = []
+        while len(parts) < 2 * _AT_ONCE and not last:
+            at = file.at
+            head = file.take(3)
+            value = int.from_bytes(head, "little")
+            last, kind, size = bool(value & 1), value >> 1 & 3, value >> 3
+            if kind == _RESERVED or size > _MAX_BLOCK:
+                raise damage("the compressed bytes are broken (no such block)", offset=at)
+            parts += (head, file.take(1 if kind == _RLE else size))
+        return b"".join(parts), last
 
     def _header(self, start: int) -> tuple[bytes, int | None, bool]:
         """A frame's header behind its magic, the content's size if it is stated, and whether a checksum follows."""

@@ -257,6 +257,7 @@ class BackupRow(_Row):
     size: int | None = None
     sha256: str | None = None
     locked: bool = False
+    sealed: bool = False
     complete: bool | None = None
     complete_time: int | None = None
     statistics: dict[str, Any] = field(default_factory=dict)

@@ -162,6 +162,7 @@ backups = sa.Table(
     sa.Column("size", sa.BigInteger),
     sa.Column("sha256", sa.String(64)),
     sa.Column("locked", sa.Boolean, nullable=False),
+    sa.Column("sealed", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("complete", sa.Boolean),
     sa.Column("ignore", sa.JSON, nullable=False),
     sa.Column("create_time", sa.BigInteger, nullable=False),

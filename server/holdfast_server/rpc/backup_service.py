@@ -103,7 +103,7 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
         return self._services.backups.create(order, current_principal().name, key)
 
     def _order(self, request: Any) -> tuple[BackupOrder, RequestKey | None]:
-        refuse_unbuilt(request, "repository", "backup_id", "locked", "maintenance", "archive.age_recipients")
+        refuse_unbuilt(request, "repository", "backup_id", "locked", "maintenance")
         if request.WhichOneof("target") is None:
             raise invalid_field("archive", "must be set: where does the backup go?")
         name = enum_name(backup_pb2.ArchiveFormat, request.archive.format, "archive.format")
@@ -117,6 +117,7 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
             format=ArchiveFormat[name],
             tag=request.archive.tag,
             create_folder=request.archive.create_folder,
+            recipients=tuple(request.archive.age_recipients),
             name=request.name,
             ignore=tuple(request.ignore),
             fail_on_error=policy == "FAIL",

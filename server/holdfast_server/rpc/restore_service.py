@@ -64,7 +64,7 @@ class RestoreServicer(restore_service_pb2_grpc.RestoreServiceServicer):
         return task_message(self._services.archive_restores.create(order, principal, key))
 
     def _create(self, request: Any) -> TaskRow:
-        refuse_unbuilt(request, "in_place", "new_wallet", "overwrite", "delete_extra", "exchange_root", "credentials")
+        refuse_unbuilt(request, "in_place", "new_wallet", "overwrite", "delete_extra", "exchange_root")
         if request.WhichOneof("target") is None:
             raise invalid_field("new_folder", "must be set: where do the files go?")
         policy = enum_name(restore_pb2.Overwrite, request.overwrite, "overwrite", default="IF_CHANGED")
@@ -76,7 +76,7 @@ class RestoreServicer(restore_service_pb2_grpc.RestoreServiceServicer):
             dry_run=request.dry_run,
         )
         key = request_key(request, "RestoreBackup", current_principal().name, {"overwrite": policy})
-        return self._services.restores.create(order, current_principal().name, key)
+        return self._services.restores.create(order, current_principal().name, key, parse_credentials(request))
 
 
 def _limits(message: restore_pb2.ArchiveLimits) -> ArchiveLimits:

@@ -18,14 +18,15 @@ from holdfast_server.catalog.sources import get_source
 from holdfast_server.core.control import Problem, ReadingProgress
 from holdfast_server.core.restore import Restored, Unpacking, extract_to_staging
 from holdfast_server.core.selection import PathSelection
-from holdfast_server.core.verify import open_archive
+from holdfast_server.core.verify import key_required, open_archive, open_content
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
+from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.new_folder import FIELD, NewFolder, check_paths, counts_of, target_wish
 from holdfast_server.tasks.run import Outcome, TaskRun
 from holdfast_server.tasks.sources import source_suspended
-from holdfast_server.tasks.stored import as_archive, require_backup, require_finished, require_quiet
+from holdfast_server.tasks.stored import age_identity, as_archive, require_backup, require_finished, require_quiet
 
 __all__ = ["RestoreHandler", "RestoreOrder", "RestoreOrders"]
 
@@ -48,25 +49,28 @@ class RestoreOrders:
         self._engine = engine
         self._policy = policy
 
-    def create(self, order: RestoreOrder, principal: str, key: RequestKey | None) -> TaskRow:
+    def create(
+        self, order: RestoreOrder, principal: str, key: RequestKey | None, credentials: Credentials | None = None
+    ) -> TaskRow:
         """Check the backup and the target now, make the target's parents if asked to, and queue the task.
 
         Raises NotFound/BACKUP_NOT_FOUND, Aborted/BACKUP_BUSY (also while another restore of it is under way),
-        FailedPrecondition (BACKUP_NOT_RESTORABLE, SOURCE_SUSPENDED, FOLDER_…), InvalidArgument,
-        PermissionDenied/PATH_NOT_ALLOWED.
+        FailedPrecondition (BACKUP_NOT_RESTORABLE, SOURCE_SUSPENDED, FOLDER_…, KEY_REQUIRED for a sealed one),
+        InvalidArgument, PermissionDenied/PATH_NOT_ALLOWED, Unavailable/NO_WORKER.
         """
         check_paths(order.paths)
+        has_identity = age_identity(credentials) is not None
         if key is not None and (known := self._engine.recall(key)) is not None:
             return known
-        self._engine.inside(partial(_restorable, order.backup_id))
+        self._engine.inside(partial(_restorable, order.backup_id, has_identity))
         with self._policy.check_restore_target(
             order.folder, FIELD, create_parents=order.create_parents, dry_run=order.dry_run
         ):
-            return self._engine.create(partial(_file, order, principal), key)
+            return self._engine.create(partial(_file, order, principal, credentials), key)
 
 
-def _file(order: RestoreOrder, principal: str, connection: sa.Connection) -> NewTask:
-    row = _restorable(order.backup_id, connection)
+def _file(order: RestoreOrder, principal: str, credentials: Credentials | None, connection: sa.Connection) -> NewTask:
+    row = _restorable(order.backup_id, age_identity(credentials) is not None, connection)
     return NewTask(
         kind=TaskKind.RESTORE,
         principal=principal,
@@ -82,11 +86,14 @@ def _file(order: RestoreOrder, principal: str, connection: sa.Connection) -> New
         ],
         dry_run=order.dry_run,
         message="waiting",
+        credentials=credentials,
     )
 
 
-def _restorable(backup_id: str, connection: sa.Connection) -> BackupRow:
+def _restorable(backup_id: str, has_identity: bool, connection: sa.Connection) -> BackupRow:
     row = require_quiet(require_backup(connection, backup_id))
+    if row.sealed and not has_identity:
+        raise key_required(backup_id)
     source = get_source(connection, row.source_id)
     if source is not None and source.state == SourceState.SUSPENDED:
         raise source_suspended(row.source_id)
@@ -127,18 +134,19 @@ class RestoreHandler:
     def _restore(
         self, run: TaskRun, row: BackupRow, target: NewFolder, folder: bytes, select: PathSelection | None
     ) -> Outcome:
-        archive = as_archive(row)
+        archive, identity = as_archive(row), age_identity(run.credentials())
+        run.progress.keep_names = not archive.sealed
 
         def on_loss(path: bytes, what: str, whole: bool) -> None:
             del whole
-            problem = Problem(path, "RESTORED_WITH_WARNING", what)
+            problem = Problem(b"" if archive.sealed else path, "RESTORED_WITH_WARNING", what)
             run.problem(problem, source_id=row.source_id, backup_id=row.backup_id)
 
-        with open_archive(archive) as file:
+        with open_archive(archive) as file, open_content(archive, file, identity, run.control.check) as content:
 
             def prove(root_fd: int, staging: bytes) -> tuple[Restored, Outcome]:
                 unpacking = Unpacking(
-                    open_reader(archive.format.name, file, limits=Limits(), check=run.control.check),
+                    open_reader(archive.format.name, content, limits=Limits(), check=run.control.check),
                     select,
                     ReadingProgress(run.progress, archive.original_size, archive.files),
                     on_loss,

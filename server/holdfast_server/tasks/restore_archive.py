@@ -13,7 +13,6 @@ from holdfast_server.archive.extract import Extracted
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.reader import Limits
 from holdfast_server.archive.reading import LimitExceeded
-from holdfast_server.archive.sealing import Identity, parse_identity
 from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.catalog.rows import TaskKind, TaskRow
 from holdfast_server.core.control import Problem
@@ -27,11 +26,11 @@ from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.new_folder import FIELD, NewFolder, check_paths, counts_of, target_wish
 from holdfast_server.tasks.run import Outcome, TaskRun
+from holdfast_server.tasks.stored import age_identity
 
 __all__ = ["ArchiveLimits", "RestoreArchiveHandler", "RestoreArchiveOrder", "RestoreArchiveOrders", "ServiceLimits"]
 
 _ARCHIVE = "archive_path"
-_IDENTITY = "credentials.age_identity"
 
 #: How the call and the configuration name what the readers limit.
 _LIMITS = {"total_bytes": "max_bytes", "entries": "max_entries", "ratio": "max_ratio", "depth": "max_depth"}
@@ -113,7 +112,7 @@ class RestoreArchiveOrders:
         for name, value in asdict(order.limits).items():
             if value == 0:
                 raise invalid_field(f"limits.{name}", "must be at least 1, or be left out")
-        identity = _identity(order.credentials)
+        identity = age_identity(order.credentials)
         if key is not None and (known := self._engine.recall(key)) is not None:
             return known
         with self._policy.open_file(order.archive_path, _ARCHIVE) as file:
@@ -171,7 +170,7 @@ class RestoreArchiveHandler:
         pass
 
     def _open(self, run: TaskRun, target: NewFolder, file: BinaryIO, shown: str, asked: ArchiveLimits) -> Outcome:
-        limits, identity = self._limits.with_asked(asked), _identity(run.credentials())
+        limits, identity = self._limits.with_asked(asked), age_identity(run.credentials())
         with open_foreign(file, shown, identity=identity, limits=limits, control=run.control) as archive:
             sealed = ", sealed with age" if archive.sealed else ""
             run.log(f"{shown} is a {archive.format.value} archive{sealed}, {archive.reader.source.size} bytes")
@@ -193,6 +192,7 @@ class _Work:
         self._max_bytes = max_bytes
         self._reserve = reserve
         self._select = PathSelection(paths) if paths else None
+        run.progress.keep_names = not archive.sealed
         self._folder = escape(base64.b64decode(run.row.request["folder"]))
         self._losses = self._skipped = 0
 
@@ -257,10 +257,3 @@ class _Work:
             "entries_skipped": self._skipped,
         }
         return Outcome(result, message, warnings=warnings or self._losses > 0)
-
-
-def _identity(credentials: Credentials | None) -> Identity | None:
-    """Raises InvalidArgument/INVALID_FIELD for an identity that is none."""
-    if credentials is None or credentials.age_identity is None:
-        return None
-    return parse_identity(credentials.age_identity, _IDENTITY)

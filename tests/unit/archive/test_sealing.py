@@ -32,11 +32,11 @@ from holdfast_server.archive.sealing import (
 )
 from holdfast_server.archive.verify import structure, verify_archive
 from holdfast_server.errors import Cancelled, DataLoss, FailedPrecondition, InvalidArgument, Reason
+from tests.keys import OTHER_PRIVATE, PRIVATE, PUBLIC
 from tests.unit.archive import archives
 
 SECRET = "AGE-SECRET-KEY-1"
-KEY = pyrage.x25519.Identity.generate()
-PUBLIC, PRIVATE = str(KEY.to_public()), str(KEY)
+KEY = pyrage.x25519.Identity.from_str(PRIVATE)
 IDENTITY = parse_identity(PRIVATE)
 RECIPIENTS = parse_recipients([PUBLIC], "r")
 CHUNK = 64 << 10
@@ -182,7 +182,7 @@ def test_identities_that_are_refused_without_being_shown(text: str) -> None:
 
 def test_identity_files(tmp_path: Path) -> None:
     sealed = seal(tmp_path / "s", b"content")
-    other = str(pyrage.x25519.Identity.generate())
+    other = OTHER_PRIVATE
     text = f"# created: 2026-11-20\r\n# public key: {PUBLIC}\r\n{other}\r\n\r\n  {PRIVATE.lower()}\n"
     identity = parse_identity(text)
     assert opened(tmp_path / "o", sealed, identity) == b"content"
