@@ -19,9 +19,14 @@ class _Restore(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
-        if args and args[0] not in self.commands and args[0] not in own:
+        if args and args[0].startswith("-") and args[0] not in own:
             args = ["backup", *args]
         return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["backup", *args])
 
 
 @click.group(cls=_Restore, subcommand_metavar="[backup] BACKUP_ID | archive PATH [OPTIONS]")
