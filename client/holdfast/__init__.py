@@ -15,6 +15,9 @@ from holdfast.client import (
     Client,
     connect,
 )
+from holdfast.credentials import (
+    Credentials,
+)
 from holdfast.download import (
     Download,
 )
@@ -111,6 +114,7 @@ __all__ = [
     "Cleanup",
     "Client",
     "ConnectionFailed",
+    "Credentials",
     "DataLoss",
     "DeadlineExceeded",
     "DigestMismatch",

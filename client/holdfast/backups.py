@@ -11,13 +11,14 @@ from typing import Any, BinaryIO
 
 from holdfast.connection import Connection
 from holdfast.convert import from_message, to_number, to_task, wire_path
+from holdfast.credentials import Credentials, wire_credentials
 from holdfast.download import Download, OnBytes, download_to_file, download_to_path
 from holdfast.enums import ArchiveFormat, BackupKind, BackupState, OnSourceError, VerifyLevel
 from holdfast.models import ArchiveLimits, Backup, BackupResult, RestoreArchiveResult, RestoreResult, VerifyResult
 from holdfast.pages import pages
 from holdfast.retry import OnBreak
 from holdfast.task import TaskHandle
-from holdfast.v1 import backup_pb2, backup_service_pb2, credentials_pb2, restore_pb2, restore_service_pb2
+from holdfast.v1 import backup_pb2, backup_service_pb2, restore_pb2, restore_service_pb2
 
 __all__ = ["Backups", "Restores"]
 
@@ -47,7 +48,7 @@ class Backups:
     ) -> TaskHandle[BackupResult]:
         """Start a backup of each source into an archive of its own in `folder`, an absolute path on the server.
 
-        `format` may be written as `"zip"` or `"tar.gz"`.
+        `format` may be written as `"zip"`, `"tar.gz"` or `"tar.zst"`.
 
         Repeats after a lost answer are safe: without `request_id` a fresh one is sent. Refusals raise at once; what
         fails later is in the task.
@@ -97,12 +98,21 @@ class Backups:
         return pages(self._connection, self._connection.backups.ListBackups, request, "backups", Backup)
 
     def verify(
-        self, backup_id: str, level: VerifyLevel | str | None = None, *, request_id: str | None = None
+        self,
+        backup_id: str,
+        level: VerifyLevel | str | None = None,
+        *,
+        credentials: Credentials | None = None,
+        request_id: str | None = None,
     ) -> TaskHandle[VerifyResult]:
-        """Start a proof that a backup can be read; without `level` it is unpacked and every file hashed again."""
+        """Start a proof that a backup can be read; without `level` it is unpacked and every file hashed again.
+
+        `credentials` open a sealed backup; one in clear needs none.
+        """
         request = backup_service_pb2.VerifyBackupRequest(
             backup_id=backup_id,
             level=to_number(backup_pb2.VerifyLevel, level),
+            credentials=wire_credentials(credentials),
             request_id=request_id or str(uuid.uuid4()),
         )
         task = to_task(self._connection.create(self._connection.backups.VerifyBackup, request))
@@ -170,15 +180,15 @@ class Restores:
         create_parents: bool = False,
         paths: Iterable[str] = (),
         limits: ArchiveLimits | None = None,
-        age_identity: str | None = None,
+        credentials: Credentials | None = None,
         dry_run: bool = False,
         request_id: str | None = None,
     ) -> TaskHandle[RestoreArchiveResult]:
         """Start a restore of any zip, tar, tar.gz or tar.zst file of the server, each also sealed with age, into a new
         folder; both paths are absolute ones on the server.
 
-        The file is read as hostile input; its kind is found out from its content. `age_identity` is the text of the
-        identity that opens a sealed one. A dry run reads and checks the archive and writes nothing.
+        The file is read as hostile input; its kind is found out from its content. `credentials` open a sealed
+        one. A dry run reads and checks the archive and writes nothing.
         """
         given = dataclasses.asdict(limits) if limits is not None else None
         request = restore_service_pb2.RestoreArchiveRequest(
@@ -187,7 +197,7 @@ class Restores:
             paths=[wire_path(path) for path in paths],
             limits=restore_pb2.ArchiveLimits(**given) if given else None,
             dry_run=dry_run,
-            credentials=credentials_pb2.Credentials(age_identity=age_identity) if age_identity is not None else None,
+            credentials=wire_credentials(credentials),
             request_id=request_id or str(uuid.uuid4()),
         )
         task = to_task(self._connection.create(self._connection.restores.RestoreArchive, request))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
+from holdfast.cli.identity import identity_option
 from holdfast.cli.session import Command, Session, pass_session
 from holdfast.cli.watching import start
-from holdfast.errors import BadConfiguration
+from holdfast.credentials import Credentials
 from holdfast.models import ArchiveLimits
 
 __all__ = ["restore"]
@@ -85,14 +84,13 @@ _small_limit = click.IntRange(min=1, max=(1 << 32) - 1)
     cls=Command,
     epilog="\b\nExamples:\n"
     "  holdfast restore archive /backups/old.tar.gz --to /tmp/look\n"
-    "  holdfast restore archive download.zip --to /tmp/look --dry-run --max-bytes 1000000000\n"
-    "  holdfast restore archive wallet.zip.age --to /tmp/look --identity key.txt",
+    "  holdfast restore archive download.zip --to /tmp/look --dry-run --max-bytes 1000000000",
 )
 @click.argument("archive")
 @click.option("--to", "folder", required=True, metavar="FOLDER", help="Folder of the server; new, or empty.")
 @click.option("--create-parents", is_flag=True, help="Create missing folders above FOLDER.")
 @click.option("--path", "paths", multiple=True, metavar="PATH", help="Only this entry, and all below it.")
-@click.option("--identity", metavar="FILE", help="Age identity file of this machine, for a sealed archive; -: stdin.")
+@identity_option
 @click.option("--max-bytes", metavar="N", type=_limit, help="Refuse more content than this.")
 @click.option("--max-entries", metavar="N", type=_limit, help="Refuse more entries than this.")
 @click.option(
@@ -109,7 +107,7 @@ def archive(
     folder: str,
     create_parents: bool,
     paths: tuple[str, ...],
-    identity: str | None,
+    credentials: Credentials | None,
     max_bytes: int | None,
     max_entries: int | None,
     max_ratio: int | None,
@@ -128,7 +126,6 @@ def archive(
     The limits make those of the service tighter; they cannot be raised here. Ctrl-C detaches from the watch; the
     restore goes on. Relative paths are taken from here if the server is on this machine.
     """
-    key = _identity(identity)
     source, where = session.server_path(archive), session.server_path(folder)
     limits = ArchiveLimits(
         max_bytes=max_bytes, max_entries=max_entries, max_ratio=max_ratio, max_depth=max_depth
@@ -141,25 +138,10 @@ def archive(
             create_parents=create_parents,
             paths=paths,
             limits=limits,
-            age_identity=key,
+            credentials=credentials,
             dry_run=dry_run,
             request_id=request,
         ),
         request_id,
         detach=detach,
     )
-
-
-def _identity(file: str | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        if file == "-":
-            return sys.stdin.read()
-        with open(file, encoding="utf-8") as opened:
-            return opened.read()
-    except (OSError, UnicodeDecodeError) as error:
-        what = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise BadConfiguration(
-            f"the identity file {file} cannot be read: {what}", remedy="Name a file that holds an age identity."
-        ) from error
