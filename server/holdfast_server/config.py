@@ -19,6 +19,7 @@ from typing import Any
 import platformdirs
 
 __all__ = [
+    "BackupsConfig",
     "Config",
     "ConfigError",
     "PathsConfig",
@@ -85,6 +86,13 @@ class TasksConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BackupsConfig:
+    """`[backups]`: stored backups."""
+
+    trash_hours: float = 24.0  #: a deleted backup can be taken back for this long; 0: it is removed at once
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration, valid by construction (`load_config`)."""
 
@@ -93,6 +101,7 @@ class Config:
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     restore: RestoreConfig = field(default_factory=RestoreConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)
+    backups: BackupsConfig = field(default_factory=BackupsConfig)
 
     @property
     def is_local(self) -> bool:
@@ -312,6 +321,7 @@ def _check(config: Config) -> None:
         ("[tasks] history_days", config.tasks.history_days, 1, 36_500),
         ("[tasks] request_id_days", config.tasks.request_id_days, 1, 365),
         ("[tasks] lease_seconds", config.tasks.lease_seconds, 1, 300),
+        ("[backups] trash_hours", config.backups.trash_hours, 0, 87_600),
     ]
     for name, value, low, high in ranges:
         if not low <= value <= high:

@@ -12,14 +12,23 @@ from holdfast_server.core.verify import StoredArchive
 from holdfast_server.errors import Aborted, FailedPrecondition, NotFound, Reason
 from holdfast_server.tasks.credentials import Credentials
 
-__all__ = ["age_identity", "as_archive", "require_backup", "require_finished", "require_quiet"]
+__all__ = ["age_identity", "as_archive", "find_backup", "require_backup", "require_finished", "require_quiet"]
 
 
-def require_backup(connection: sa.Connection, backup_id: str) -> BackupRow:
-    """Raises NotFound/BACKUP_NOT_FOUND."""
+def find_backup(connection: sa.Connection, backup_id: str) -> BackupRow:
+    """A backup, also one in the trash. Raises NotFound/BACKUP_NOT_FOUND."""
     row = backups.get_backup(connection, backup_id)
     if row is None:
         raise NotFound(Reason.BACKUP_NOT_FOUND, f"there is no backup {backup_id}", metadata={"backup_id": backup_id})
+    return row
+
+
+def require_backup(connection: sa.Connection, backup_id: str) -> BackupRow:
+    """A backup that may be used. Raises NotFound/BACKUP_NOT_FOUND also for one in the trash."""
+    row = find_backup(connection, backup_id)
+    if row.trashed:
+        text = f"backup {backup_id} is in the trash"
+        raise NotFound(Reason.BACKUP_NOT_FOUND, text, metadata={"backup_id": backup_id})
     return row
 
 
