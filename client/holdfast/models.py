@@ -326,7 +326,7 @@ class ArchiveLimits:
 class RestoreArchiveResult:
     """Result of RESTORE_ARCHIVE; of a dry run what would be restored. `format` is None for a plain tar.
 
-    Without `has_manifest` only the container's own checksums were compared, if it has any.
+    Without `has_manifest` only the container's own checksums were compared, if it `has_checksums`.
     """
 
     folder: str
@@ -341,6 +341,7 @@ class RestoreArchiveResult:
     files_verified: int
     entries_skipped: int
     source_id: str | None
+    has_checksums: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

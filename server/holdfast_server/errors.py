@@ -128,7 +128,7 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.FOLDER_NOT_WRITABLE: "Give the service the right to write to the folder.",
     Reason.FOLDER_NOT_EMPTY: "Name a folder that does not exist yet, or an empty one.",
     Reason.TARGET_CHANGED: "Look at the named entry, then restore into another folder.",
-    Reason.ENTRY_NOT_FOUND: "Name a path that the backup holds, as its manifest writes it.",
+    Reason.ENTRY_NOT_FOUND: "Name a path that the backup or archive holds, as its manifest writes it.",
     Reason.FOLDER_INSIDE_DATA_DIR: "Name a folder outside the service's data directory.",
     Reason.FOLDER_INSIDE_SOURCE: "Name a folder outside the sources that are backed up.",
     Reason.PATH_NOT_ALLOWED: "Name a path below one of the configured [paths] roots, or extend them.",

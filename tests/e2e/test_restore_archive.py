@@ -111,6 +111,7 @@ MAKERS: dict[str, tuple[str, Callable[[Path, Path], None], str]] = {
     "tar": ("tar", _command("tar", "-cf"), "no checksums at all"),
     "tar-pax-gz": ("tar", _command("tar", "--format=pax", "-czf"), "own checksums"),
     "tar-zst": ("zstd", _command("tar", "--zstd", "-cf"), "own checksums"),
+    "tar-zst-unchecked": ("zstd", _command("tar", "-I", "zstd --no-check", "-cf"), "no checksums at all"),
     "bsdtar-pax-gz": ("bsdtar", _command("bsdtar", "--format=pax", "-czf"), "own checksums"),
     "bsdtar-zip": ("bsdtar", _command("bsdtar", "--format=zip", "-cf"), "own checksums"),
     "bsdtar-ustar": ("bsdtar", _command("bsdtar", "--format=ustar", "-cf"), "no checksums at all"),
@@ -128,6 +129,7 @@ def test_archives_of_foreign_tools(shared_server: Server, tree: Path, tmp_path: 
     assert task.state == COMPLETED, (task, shared_server.problems(task.task_id))
     result = task.restore_archive_result
     assert (result.has_manifest, result.files_verified) == (False, 0)
+    assert result.has_checksums == (words == "own checksums")
     assert "no manifest" in task.message
     assert words in task.message
     times = maker != "zipfile"  # it writes local DOS times

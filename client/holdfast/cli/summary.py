@@ -137,7 +137,7 @@ def _archive(session: Session, task: Task, result: RestoreArchiveResult) -> None
     if result.has_manifest:
         session.line(f"  {count(result.files_verified, 'file')} hashed again and equal to the archive's manifest")
     else:
-        checked = "no checksums at all" if result.format is None and not result.sealed else "its own checksums only"
+        checked = "its own checksums only" if result.has_checksums else "no checksums at all"
         session.line(f"  the archive has no manifest: {checked} to compare with")
     if result.entries_skipped:
         session.line(f"  {count(result.entries_skipped, 'special entry', 'special entries')} left out")

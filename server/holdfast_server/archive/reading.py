@@ -267,6 +267,8 @@ class ArchiveReader(ABC):
     mtime_step: int
     on_loss: OnLoss | None = None
     position: int = 0
+    #: Whether the container has checksums of its own for all content that was read; known after a pass.
+    has_checksums: bool = True
     #: The first special member that was skipped.
     skipped: bytes | None = None
     #: The attributes of the root, from a member `./`, once a pass has met it; its path is empty.

@@ -53,6 +53,7 @@ class TarReader(ArchiveReader):
     """Reads a tar file. See ArchiveReader."""
 
     format_name = "TAR"
+    has_checksums = False
     can_skip = False
     mtime_step = 1
 
@@ -153,6 +154,7 @@ class TarGzReader(TarReader):
     """Reads a tar.gz file. See ArchiveReader."""
 
     format_name = "TAR_GZ"
+    has_checksums = True
     max_ratio = 2000
 
     def _blocks(self, budget: Budget) -> Iterator[bytes]:
@@ -163,10 +165,14 @@ class TarZstReader(TarReader):
     """Reads a tar.zst file. See ArchiveReader."""
 
     format_name = "TAR_ZST"
+    has_checksums = True
     max_ratio = 33_000
 
     def _blocks(self, budget: Budget) -> Iterator[bytes]:
-        return zstd_blocks(self.source, budget, self.check, self.limits.window)
+        return zstd_blocks(self.source, budget, self.check, self.limits.window, self._unchecked)
+
+    def _unchecked(self) -> None:
+        self.has_checksums = False
 
 
 def _extended(stream: ByteStream, header: Header, at: int) -> bytes:

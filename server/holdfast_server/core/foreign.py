@@ -33,11 +33,16 @@ class ForeignArchive:
     sealed: bool
     reader: ArchiveReader
 
+    @property
+    def has_checksums(self) -> bool:
+        """Whether its own checksums vouched for all that was read; what age seals is authentic."""
+        return self.sealed or self.reader.has_checksums
+
     def proof(self, *, has_manifest: bool) -> str:
-        """What reading all of it proves, in words."""
+        """What having read all of it proves, in words."""
         if has_manifest:
             return "every file's hash matched the manifest"
-        if self.format is ArchiveFormat.TAR and not self.sealed:
+        if not self.has_checksums:
             return "no manifest and no checksums at all: only the structure was checked"
         return "no manifest: only the container's own checksums were checked"
 

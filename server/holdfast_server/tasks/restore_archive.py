@@ -252,6 +252,7 @@ class _Work:
             "format": archive_format.name if archive_format is not ArchiveFormat.TAR else "UNSPECIFIED",
             "sealed": self._archive.sealed,
             "has_manifest": has_manifest,
+            "has_checksums": self._archive.has_checksums,
             **counts_of(found),
             "files_verified": found.files if has_manifest else 0,
             "entries_skipped": self._skipped,

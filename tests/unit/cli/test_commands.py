@@ -301,7 +301,14 @@ def test_what_is_no_identity_file_is_refused_before_any_call(
 
 def test_restore_of_an_archive(run: Run, service: FakeService, tmp_path: Path) -> None:
     restored = task_pb2.RestoreArchiveResult(
-        folder="/new", files=5, directories=1, restored_size=9, format=2, sealed=True, entries_skipped=1
+        folder="/new",
+        files=5,
+        directories=1,
+        restored_size=9,
+        format=2,
+        sealed=True,
+        entries_skipped=1,
+        has_checksums=True,
     )
     service.on_create = lambda task: task.state(task_pb2.TASK_STATE_COMPLETED, restore_archive_result=restored)
     (tmp_path / "key").write_text("AGE-SECRET-KEY-1X\n")
