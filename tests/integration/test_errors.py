@@ -168,6 +168,9 @@ def test_messages_not_built_yet_are_refused_by_name(place: Place) -> None:
     maintained.maintenance.prune = True
     repository = backup_calls.CreateBackupRequest(source_ids=[place.source_id])
     repository.repository.repository_id = "r"
+    sealed = restore_calls.RestoreBackupRequest(backup_id=place.backup_id)
+    sealed.new_folder.folder = str(place.base / "back")
+    sealed.credentials.passphrase = "canary-passphrase"
     in_place = restore_calls.RestoreBackupRequest(backup_id=place.backup_id)
     in_place.in_place.SetInParent()
     in_place.credentials.passphrase = "canary-passphrase"
@@ -176,6 +179,7 @@ def test_messages_not_built_yet_are_refused_by_name(place: Place) -> None:
     cases = [
         (server.backups.CreateBackup, maintained, "maintenance"),
         (server.backups.CreateBackup, repository, "repository"),
+        (server.restores.RestoreBackup, sealed, "credentials.passphrase"),
         (server.restores.RestoreBackup, in_place, "in_place"),
         (server.restores.RestoreBackup, wallet, "new_wallet"),
         (

@@ -139,7 +139,7 @@ class RestoreHandler:
 
         def on_loss(path: bytes, what: str, whole: bool) -> None:
             del whole
-            problem = Problem(b"" if archive.sealed else path, "RESTORED_WITH_WARNING", what)
+            problem = Problem(path, "RESTORED_WITH_WARNING", what)
             run.problem(problem, source_id=row.source_id, backup_id=row.backup_id)
 
         with open_archive(archive) as file, open_content(archive, file, identity, run.control.check) as content:

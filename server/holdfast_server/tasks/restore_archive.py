@@ -237,8 +237,7 @@ class _Work:
         self._losses += 1
         self._skipped += whole
         reason = "ENTRY_SKIPPED" if whole else "RESTORED_WITH_WARNING"
-        shown = b"" if self._archive.sealed else path  # names that were sealed are kept nowhere
-        self._run.problem(Problem(shown, reason, what), source_id="", backup_id=None)
+        self._run.problem(Problem(path, reason, what), source_id="", backup_id=None)
 
     def _proof(self, has_manifest: bool) -> str:
         return self._archive.proof(has_manifest=has_manifest)

@@ -164,7 +164,7 @@ def test_as_many_recipients_as_allowed(tmp_path: Path) -> None:
         "AGE-PLUGIN-YUBIKEY-1QQQ",
         "caf\u00e9",
         "A\udc80",
-        PRIVATE * 400,
+        PRIVATE * 900,
         "-----BEGIN OPENSSH PRIVATE KEY-----\nsecretsecret\n-----END OPENSSH PRIVATE KEY-----\n",
         "-----BEGIN \udc80",
     ],
