@@ -42,7 +42,7 @@ class Lost:
     """Archives without the catalog that knew them, and an empty one to fill."""
 
     def __init__(self, world: World, base: Path, pool: CompressorPool, catalog: Path) -> None:
-        self.made = Fixture(world, base, pool)
+        self.made = Fixture(world, base, pool, ())
         self.folder = self.made.folder
         self.pool = pool
         self.data_dir = base / "new"
