@@ -17,12 +17,12 @@ from typing import Any
 from holdfast_server.archive.comparison import Outcome, run
 from holdfast_server.archive.manifest import ManifestEntry, pack, unpack
 from holdfast_server.archive.member import Member, MemberKind
-from holdfast_server.archive.reading import ArchiveReader, Budget, Limits, OnLoss, invalid, show
-from holdfast_server.archive.sink import Progress, Sink
+from holdfast_server.archive.reading import ArchiveReader, Budget, Limits, Report, invalid, leaves_on_windows, show
+from holdfast_server.archive.sink import LeftOut, Progress, Sink
 from holdfast_server.archive.spool import RecordSpool
 from holdfast_server.archive.tree import Tree, changed_by_others, system_errors
 
-__all__ = ["SPECIAL_BITS", "Extracted", "allowance", "dropped_bits", "extract"]
+__all__ = ["SPECIAL_BITS", "Extracted", "allowance", "dropped_bits", "extract", "ignore"]
 
 _HOLE = 64 << 10
 _ZEROS = bytes(_HOLE)
@@ -32,11 +32,16 @@ _REOPEN = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+def ignore(path: bytes, what: str, whole: bool) -> None:
+    """A report that nobody reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """What was restored, or by a survey would be.
+    """What was restored, or by a survey would be. `bytes` counts file contents.
 
-    `bytes` counts file contents; `warnings` holds the first 100 as text for people.
+    `warnings` is text for people: one for each kind of thing in the archive that a restore does not apply (extended
+    attributes, devices, …), and then the first 100 about single entries.
     """
 
     files: int
@@ -60,7 +65,7 @@ def extract(
     preserve_owner: bool = False,
     preserve_special_bits: bool = False,
     expect_manifest: bool = True,
-    on_loss: OnLoss | None = None,
+    report: Report = ignore,
     max_bytes: int | None = None,
 ) -> Extracted:
     """Restore the members for which `select` holds (all without it) below the opened, empty directory `root_fd`.
@@ -69,21 +74,17 @@ def extract(
     meanwhile. Files are hashed while they are written and compared with the manifest, and so are all headers; the
     manifest and the list of checksums are not restored. `select` must be a pure function of the path; parents of
     selected members are made in any case, with the archive's attributes only if selected too. Set-id and sticky bits
-    are dropped unless `preserve_special_bits`; owners are set only with `preserve_owner`, which needs root.
-
-    With `on_loss` special members are skipped and told to it, as is everything else that the tree lacks; without it
-    they are refused. `max_bytes` bounds the content of the selected files, as it is really unpacked.
+    are dropped unless `preserve_special_bits`; owners are set only with `preserve_owner`, which needs root. `report` is
+    told of what the tree lacks: of every entry as a whole or of its bits, of other attributes once for each kind.
+    `max_bytes` bounds the content of the selected files, as it is really unpacked.
 
     Raises FailedPrecondition (ARCHIVE_INVALID, FOLDER_NOT_WRITABLE), DataLoss, ResourceExhausted, Unavailable, or what
     `check` raises. After any exception the folder's content is worthless.
     """
-    sink = _Extractor(root_fd, select, check, preserve_owner, preserve_special_bits, on_loss, max_bytes)
-    reader.on_loss = on_loss
+    sink = _Extractor(root_fd, select, check, preserve_owner, preserve_special_bits, report, max_bytes)
     try:
         outcome = run(reader, sink, check=check, on_progress=on_progress, expect_manifest=expect_manifest)
         if sink.take_unselected_targets():
-            if on_loss is not None:
-                reader.on_loss = lambda _path, _what, _whole: None  # told already
             run(
                 reader,
                 sink,
@@ -102,8 +103,8 @@ def extract(
         bytes=sink.bytes,
         manifest_header=outcome.header,
         manifest_totals=outcome.totals,
-        warnings=tuple(sink.warnings),
-        warning_count=sink.warning_count,
+        warnings=(*sink.lost.texts(), *sink.warnings),
+        warning_count=sink.warning_count + len(sink.lost.texts()),
     )
 
 
@@ -115,7 +116,7 @@ class _Extractor(Sink):
         check: Callable[[], None],
         preserve_owner: bool,
         preserve_special_bits: bool,
-        on_loss: OnLoss | None,
+        report: Report,
         max_bytes: int | None,
     ) -> None:
         self.tree = Tree(root_fd)
@@ -125,13 +126,15 @@ class _Extractor(Sink):
         self._select = select or (lambda _path: True)
         self._check = check
         self._preserve_owner = preserve_owner
-        self._on_loss = on_loss
-        self._allowance = allowance(max_bytes)
         self._mode_mask = 0o7777 if preserve_special_bits else 0o7777 & ~SPECIAL_BITS
         self._links = RecordSpool()
         self._holed = RecordSpool()
         #: Files outside the selection that selected hard links refer to, with those links' paths.
         self._unselected: dict[bytes, list[bytes]] = {}
+        self.lost = LeftOut(report)
+        self._report = report
+        self._allowance = allowance(max_bytes)
+        self._windows: bytes | None = None
         self._more_links: list[bytes] = []
         self._second_pass = False
         self._fd = -1
@@ -146,6 +149,8 @@ class _Extractor(Sink):
 
     def begin(self, member: Member, expected: ManifestEntry | None) -> None:
         wanted = expected.member if expected is not None else member
+        if self._windows is None and leaves_on_windows(member.path):
+            self._windows = member.path
         if self._second_pass:
             first, *self._more_links = self._unselected[member.path]
             wanted = replace(wanted, path=first)
@@ -218,6 +223,10 @@ class _Extractor(Sink):
         self.files -= 1
         self.bytes -= size
 
+    def left_out(self, path: bytes, what: str, whole: bool) -> None:
+        if not self._second_pass and self._select(path):
+            self.lost.add(path, what, whole)
+
     def take_unselected_targets(self) -> bool:
         """Whether a second pass must fetch the content of hard links whose files were not selected; prepares it."""
         self._second_pass = bool(self._unselected)
@@ -225,6 +234,9 @@ class _Extractor(Sink):
 
     def finish(self, outcome: Outcome) -> None:
         """Everything that waits for the manifest's word: holes, symbolic links, directories' attributes."""
+        if self._windows is not None and outcome.header is None:
+            # In an archive of our own it is an odd file of the source; elsewhere it is bait for another system.
+            raise invalid("a name leads out of the folder where backslashes separate folders", self._windows)
         for record in self._holed:
             self._check()
             self._settle_holes(unpack(record).member, outcome)
@@ -232,6 +244,7 @@ class _Extractor(Sink):
             self._check()
             self._symlink(unpack(record).member)
         self.tree.finish(self._directory_attributes, self._check)
+        self.lost.finish()
 
     def _create(self, member: Member) -> None:
         parent, name = self.tree.place(member.path)
@@ -312,8 +325,7 @@ class _Extractor(Sink):
 
     def _warn(self, what: str, member: Member) -> None:
         self.warning_count += 1
-        if self._on_loss is not None:
-            self._on_loss(member.path, what, False)
+        self._report(member.path, what, False)
         if len(self.warnings) < _MAX_WARNINGS:
             self.warnings.append(f"'{show(member.path)}': {what}")
 

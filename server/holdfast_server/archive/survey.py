@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from holdfast_server.archive.comparison import run
+from holdfast_server.archive.comparison import Outcome, run
 from holdfast_server.archive.extract import SPECIAL_BITS, Extracted, allowance, dropped_bits
 from holdfast_server.archive.manifest import ManifestEntry
 from holdfast_server.archive.member import Member, MemberKind
-from holdfast_server.archive.reading import ArchiveReader, Names, OnLoss, invalid
-from holdfast_server.archive.sink import Progress, Sink
+from holdfast_server.archive.reading import ArchiveReader, Names, Report, invalid, leaves_on_windows
+from holdfast_server.archive.sink import LeftOut, Progress, Sink
 
 __all__ = ["survey"]
 
@@ -21,7 +21,7 @@ def survey(
     *,
     check: Callable[[], None],
     on_progress: Progress,
-    on_loss: OnLoss,
+    report: Report,
     select: Callable[[bytes], bool] | None = None,
     max_bytes: int | None = None,
     expect_manifest: bool = True,
@@ -31,9 +31,9 @@ def survey(
     What only the target can refuse (names that its file system takes for one, its free space) shows there. A hard link
     whose file is not selected counts as a link, though an extraction would write the file.
     """
-    sink = _Survey(select, on_loss, max_bytes)
-    reader.on_loss = on_loss
+    sink = _Survey(select, report, max_bytes)
     outcome = run(reader, sink, check=check, on_progress=on_progress, expect_manifest=expect_manifest)
+    sink.finish(outcome)
     return Extracted(
         files=sink.files,
         directories=sink.directories,
@@ -42,16 +42,18 @@ def survey(
         bytes=sink.bytes,
         manifest_header=outcome.header,
         manifest_totals=outcome.totals,
-        warnings=(),
-        warning_count=sink.dropped,
+        warnings=tuple(sink.lost.texts()),
+        warning_count=sink.dropped + len(sink.lost.texts()),
     )
 
 
 class _Survey(Sink):
-    def __init__(self, select: Callable[[bytes], bool] | None, on_loss: OnLoss, max_bytes: int | None) -> None:
+    def __init__(self, select: Callable[[bytes], bool] | None, report: Report, max_bytes: int | None) -> None:
         self.files = self.directories = self.symlinks = self.hardlinks = self.bytes = self.dropped = 0
         self._select = select or (lambda _path: True)
-        self._on_loss = on_loss
+        self._report = report
+        self.lost = LeftOut(report)
+        self._windows: bytes | None = None
         self._allowance = allowance(max_bytes)
         self._folders = Names()
         self._others = Names()
@@ -64,6 +66,8 @@ class _Survey(Sink):
 
     def begin(self, member: Member, expected: ManifestEntry | None) -> None:
         wanted = expected.member if expected is not None else member
+        if self._windows is None and leaves_on_windows(member.path):
+            self._windows = member.path
         self._place(member)
         if member.kind is MemberKind.FILE:
             self.files += 1
@@ -78,7 +82,7 @@ class _Survey(Sink):
             return
         if wanted.mode & SPECIAL_BITS:
             self.dropped += 1
-            self._on_loss(member.path, dropped_bits(wanted), False)
+            self._report(member.path, dropped_bits(wanted), False)
 
     def write(self, block: bytes) -> None:
         self._allowance.produced(len(block))
@@ -88,6 +92,15 @@ class _Survey(Sink):
     def withdraw(self, path: bytes) -> None:
         self.files -= 1
         self.bytes -= sum(size for name, size in self._last if name == path)
+
+    def left_out(self, path: bytes, what: str, whole: bool) -> None:
+        if self._select(path):
+            self.lost.add(path, what, whole)
+
+    def finish(self, outcome: Outcome) -> None:
+        if self._windows is not None and outcome.header is None:
+            raise invalid("a name leads out of the folder where backslashes separate folders", self._windows)
+        self.lost.finish()
 
     def _place(self, member: Member) -> None:
         """Refuse what cannot be in one tree: something below what is no folder, and a folder that is also no folder."""

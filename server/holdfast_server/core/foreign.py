@@ -15,7 +15,7 @@ from typing import BinaryIO
 from holdfast_server.archive.extract import Extracted
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.reader import DETECT_SIZE, ArchiveReader, Limits, detect_format, open_reader
-from holdfast_server.archive.reading import FileSource, OnLoss, Source
+from holdfast_server.archive.reading import FileSource, Report, Source
 from holdfast_server.archive.sealing import Identity, SealedSource, is_sealed
 from holdfast_server.archive.survey import survey
 from holdfast_server.core.control import Control, PositionProgress, Progress
@@ -87,7 +87,7 @@ def survey_foreign(
     max_bytes: int | None,
     control: Control,
     progress: Progress,
-    on_loss: OnLoss,
+    report: Report,
 ) -> Extracted:
     """Read and check all of an archive, writing nothing. Raises what an extraction of it would raise."""
     progress.begin("reading")
@@ -95,7 +95,7 @@ def survey_foreign(
         archive.reader,
         check=control.check,
         on_progress=archive.progress_of(progress),
-        on_loss=on_loss,
+        report=report,
         select=select,
         max_bytes=max_bytes,
         expect_manifest=False,

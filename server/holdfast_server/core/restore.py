@@ -16,7 +16,7 @@ from typing import Any
 
 from holdfast_server.archive.extract import Extracted, extract
 from holdfast_server.archive.manifest import format_mtime, parse_mtime
-from holdfast_server.archive.reading import ArchiveReader, OnLoss
+from holdfast_server.archive.reading import ArchiveReader, Report
 from holdfast_server.archive.sink import Progress as OnProgress
 from holdfast_server.core.control import Control, Progress
 from holdfast_server.core.selection import PathSelection
@@ -69,7 +69,7 @@ class Unpacking:
     reader: ArchiveReader
     select: PathSelection | None
     on_progress: OnProgress
-    on_loss: OnLoss
+    report: Report
     needed: int | None
     reserve: int = 0
     max_bytes: int | None = None
@@ -109,7 +109,7 @@ def extract_to_staging(
             select=unpacking.select,
             preserve_owner=os.geteuid() == 0,
             expect_manifest=unpacking.expect_manifest,
-            on_loss=unpacking.on_loss,
+            report=unpacking.report,
             max_bytes=unpacking.max_bytes,
         )
         if unpacking.select is not None:

@@ -137,7 +137,7 @@ class RestoreHandler:
         archive, identity = as_archive(row), age_identity(run.credentials())
         run.progress.keep_names = not archive.sealed
 
-        def on_loss(path: bytes, what: str, whole: bool) -> None:
+        def report(path: bytes, what: str, whole: bool) -> None:
             del whole
             problem = Problem(path, "RESTORED_WITH_WARNING", what)
             run.problem(problem, source_id=row.source_id, backup_id=row.backup_id)
@@ -149,7 +149,7 @@ class RestoreHandler:
                     open_reader(archive.format.name, content, limits=Limits(), check=run.control.check),
                     select,
                     ReadingProgress(run.progress, archive.original_size, archive.files),
-                    on_loss,
+                    report,
                     needed=archive.original_size if select is None else None,
                 )
                 found = extract_to_staging(unpacking, root_fd, staging, control=run.control, progress=run.progress)

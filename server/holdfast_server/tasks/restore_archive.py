@@ -201,7 +201,7 @@ class _Work:
         self._stated_size()
         found = survey_foreign(
             self._archive, self._select, max_bytes=self._max_bytes, control=self._run.control,
-            progress=self._run.progress, on_loss=self._on_loss,
+            progress=self._run.progress, report=self._report,
         )  # fmt: skip
         self._run.progress.settle(found.bytes, found.files)
         has_manifest = found.manifest_header is not None
@@ -214,7 +214,7 @@ class _Work:
             self._archive.reader,
             self._select,
             self._archive.progress_of(self._run.progress),
-            self._on_loss,
+            self._report,
             needed=self._stated_size(),
             reserve=self._reserve,
             max_bytes=self._max_bytes,
@@ -233,7 +233,7 @@ class _Work:
             raise LimitExceeded("total_bytes", self._max_bytes, what)
         return stated
 
-    def _on_loss(self, path: bytes, what: str, whole: bool) -> None:
+    def _report(self, path: bytes, what: str, whole: bool) -> None:
         self._losses += 1
         self._skipped += whole
         reason = "ENTRY_SKIPPED" if whole else "RESTORED_WITH_WARNING"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from holdfast_server.archive.reader import Limits
-from holdfast_server.archive.reading import LimitExceeded, OnLoss
+from holdfast_server.archive.reading import LimitExceeded, Report
 from holdfast_server.core import restore as core_restore
 from holdfast_server.core.control import Control, Progress
 from holdfast_server.core.foreign import check_recognised, open_foreign, survey_foreign
@@ -46,16 +46,16 @@ class World:
         self.root = base / "root"
         self.root.mkdir(exist_ok=True)
 
-    def survey(self, on_loss: OnLoss, *, select: PathSelection | None = None, max_bytes: int | None = None) -> Any:
+    def survey(self, report: Report, *, select: PathSelection | None = None, max_bytes: int | None = None) -> Any:
         with (
             self.path.open("rb", buffering=0) as opened,
             open_foreign(opened, "it", identity=None, limits=Limits(), control=Control()) as archive,
         ):
             return survey_foreign(
-                archive, select, max_bytes=max_bytes, control=Control(), progress=self.progress, on_loss=on_loss
+                archive, select, max_bytes=max_bytes, control=Control(), progress=self.progress, report=report
             )
 
-    def extract(self, on_loss: OnLoss, *, select: PathSelection | None = None, **values: Any) -> Restored:
+    def extract(self, report: Report, *, select: PathSelection | None = None, **values: Any) -> Restored:
         fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             with (
@@ -64,7 +64,7 @@ class World:
             ):
                 on_progress = values.pop("on_progress", archive.progress_of(self.progress))
                 unpacking = Unpacking(
-                    archive.reader, select, on_progress, on_loss, expect_manifest=False, **{"needed": None, **values}
+                    archive.reader, select, on_progress, report, expect_manifest=False, **{"needed": None, **values}
                 )
                 return extract_to_staging(unpacking, fd, b"staging", control=Control(), progress=self.progress)
         finally:
@@ -273,6 +273,6 @@ def test_our_manifest_does_not_let_a_special_member_in(tmp_path: Path) -> None:
     block[148:156] = b"%06o\0 " % sum(block)
     world = World(tmp_path, bytes(block) + data)
     for way in (world.survey, world.extract):
-        with pytest.raises(HoldfastError, match="special member is not in the manifest") as caught:
+        with pytest.raises(HoldfastError, match="member is not in the manifest") as caught:
             way(ignored)
         assert caught.value.reason is Reason.CHECKSUM_MISMATCH
