@@ -449,6 +449,18 @@ class Server:
         request.new_folder.folder = str(folder)
         return self.restores.RestoreBackup(request, timeout=PATIENCE)
 
+    def restore_archive(self, archive: Path, folder: Path, **values: Any) -> task_pb2.Task:
+        return self.ended(self.start_restore_archive(archive, folder, **values).task_id)
+
+    def start_restore_archive(self, archive: Path, folder: Path, **values: Any) -> task_pb2.Task:
+        request = restore_service_pb2.RestoreArchiveRequest(archive_path=str(archive), **values)
+        request.new_folder.folder = str(folder)
+        return self.restores.RestoreArchive(request, timeout=PATIENCE)
+
+    def problems(self, task_id: str) -> list[task_pb2.TaskProblem]:
+        request = task_service_pb2.ListTaskProblemsRequest(task_id=task_id, page_size=1000)
+        return list(self.tasks.ListTaskProblems(request, timeout=PATIENCE).problems)
+
     def get(self, task_id: str) -> task_pb2.Task:
         return self.tasks.GetTask(task_service_pb2.GetTaskRequest(task_id=task_id), timeout=PATIENCE)
 

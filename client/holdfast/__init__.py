@@ -66,6 +66,7 @@ from holdfast.errors import (
     UnknownStatus,
 )
 from holdfast.models import (
+    ArchiveLimits,
     Backup,
     BackupResult,
     BackupStatistics,
@@ -78,6 +79,7 @@ from holdfast.models import (
     OtherResult,
     PlannedEntry,
     Progress,
+    RestoreArchiveResult,
     RestorePlan,
     RestoreResult,
     SkippedFolder,
@@ -101,6 +103,7 @@ __all__ = [
     "Aborted",
     "AlreadyExists",
     "ArchiveFormat",
+    "ArchiveLimits",
     "Backup",
     "BackupKind",
     "BackupResult",
@@ -140,6 +143,7 @@ __all__ = [
     "Reason",
     "ResourceExhausted",
     "RestoreAction",
+    "RestoreArchiveResult",
     "RestorePlan",
     "RestoreResult",
     "SkippedFolder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import uuid
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from holdfast.convert import from_message, to_number, to_task, wire_path
 from holdfast.credentials import Credentials, wire_credentials
 from holdfast.download import Download, OnBytes, download_to_file, download_to_path
 from holdfast.enums import ArchiveFormat, BackupKind, BackupState, OnSourceError, VerifyLevel
-from holdfast.models import Backup, BackupResult, RestoreResult, VerifyResult
+from holdfast.models import ArchiveLimits, Backup, BackupResult, RestoreArchiveResult, RestoreResult, VerifyResult
 from holdfast.pages import pages
 from holdfast.retry import OnBreak
 from holdfast.task import TaskHandle
@@ -48,9 +49,9 @@ class Backups:
     ) -> TaskHandle[BackupResult]:
         """Start a backup of each source into an archive of its own in `folder`, an absolute path on the server.
 
-        `format` may be written as `"zip"`, `"tar.gz"` or `"tar.zst"`. With `age_recipients` (`age1…`, SSH public keys;
-        at most 100) each archive is sealed to them, and only their identities open it. `backup_id` (a UUID) and `name`
-        go with one source only. `locked` refuses deletion until `update` unlocks it.
+        `format` may be written as `"zip"`, `"tar.gz"` or `"tar.zst"`. `backup_id` (a UUID) and `name` go with one
+        source only. `locked` refuses deletion until `update` unlocks it. With `age_recipients` (`age1…`, SSH public
+        keys; at most 100) each archive is sealed to them, and only their identities open it.
 
         Repeats after a lost answer are safe: without `request_id` a fresh one is sent. Refusals raise at once; what
         fails later is in the task.
@@ -198,4 +199,35 @@ class Restores:
             request_id=request_id or str(uuid.uuid4()),
         )
         task = to_task(self._connection.create(self._connection.restores.RestoreBackup, request))
+        return TaskHandle(self._connection, task)
+
+    def archive_to_new_folder(
+        self,
+        archive_path: str | os.PathLike[str],
+        folder: str | os.PathLike[str],
+        *,
+        create_parents: bool = False,
+        paths: Iterable[str] = (),
+        limits: ArchiveLimits | None = None,
+        credentials: Credentials | None = None,
+        dry_run: bool = False,
+        request_id: str | None = None,
+    ) -> TaskHandle[RestoreArchiveResult]:
+        """Start a restore of any zip, tar, tar.gz or tar.zst file of the server, each also sealed with age, into a new
+        folder; both paths are absolute ones on the server.
+
+        The file is read as hostile input; its kind is found out from its content. `credentials` open a sealed
+        one. A dry run reads and checks the archive and writes nothing.
+        """
+        given = dataclasses.asdict(limits) if limits is not None else None
+        request = restore_service_pb2.RestoreArchiveRequest(
+            archive_path=wire_path(archive_path),
+            new_folder=restore_pb2.NewFolderTarget(folder=wire_path(folder), create_parents=create_parents),
+            paths=[wire_path(path) for path in paths],
+            limits=restore_pb2.ArchiveLimits(**given) if given else None,
+            dry_run=dry_run,
+            credentials=wire_credentials(credentials),
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        task = to_task(self._connection.create(self._connection.restores.RestoreArchive, request))
         return TaskHandle(self._connection, task)

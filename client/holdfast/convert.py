@@ -35,6 +35,7 @@ M = TypeVar("M")
 RESULTS: Mapping[str, type[TaskResult]] = {
     "backup_result": models.BackupResult,
     "restore_result": models.RestoreResult,
+    "restore_archive_result": models.RestoreArchiveResult,
     "verify_result": models.VerifyResult,
 }
 

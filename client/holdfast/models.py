@@ -30,6 +30,7 @@ from holdfast.enums import (
 )
 
 __all__ = [
+    "ArchiveLimits",
     "Backup",
     "BackupResult",
     "BackupStatistics",
@@ -42,6 +43,7 @@ __all__ = [
     "OtherResult",
     "PlannedEntry",
     "Progress",
+    "RestoreArchiveResult",
     "RestorePlan",
     "RestoreResult",
     "SkippedFolder",
@@ -307,6 +309,42 @@ class RestoreResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveLimits:
+    """What an archive of unknown origin may ask for; None: as much as the service allows. Its limits hold beside these.
+
+    `max_bytes` bounds the content of the restored files, `max_ratio` the bytes unpacked per byte of the archive once
+    64 MiB came out, `max_depth` the folders below each other.
+    """
+
+    max_bytes: int | None = None
+    max_entries: int | None = None
+    max_ratio: int | None = None
+    max_depth: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreArchiveResult:
+    """Result of RESTORE_ARCHIVE; of a dry run what would be restored. `format` is None for a plain tar.
+
+    Without `has_manifest` only the container's own checksums were compared, if it `has_checksums`.
+    """
+
+    folder: str
+    format: ArchiveFormat | None
+    sealed: bool
+    has_manifest: bool
+    files: int
+    directories: int
+    symlinks: int
+    hardlinks: int
+    restored_size: int
+    files_verified: int
+    entries_skipped: int
+    source_id: str | None
+    has_checksums: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyResult:
     """Result of VERIFY."""
 
@@ -329,7 +367,7 @@ class OtherResult:
     fields: Mapping[str, Any]
 
 
-TaskResult = BackupResult | RestoreResult | VerifyResult | OtherResult
+TaskResult = BackupResult | RestoreResult | RestoreArchiveResult | VerifyResult | OtherResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,6 +72,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     from holdfast_server.tasks.engine import TaskEngine
     from holdfast_server.tasks.queue import DbosQueue, migrate_queue
     from holdfast_server.tasks.restore import RestoreOrders
+    from holdfast_server.tasks.restore_archive import RestoreArchiveOrders
     from holdfast_server.tasks.sources import SourceRegistry
     from holdfast_server.tasks.verify import VerifyOrders
     from holdfast_server.tasks.watch import EventPump
@@ -94,6 +95,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
         life=BackupLife(database, clock, config.backups.trash_hours, _trash_lock(config)),
         verifications=VerifyOrders(engine),
         restores=RestoreOrders(engine, policy),
+        archive_restores=RestoreArchiveOrders(engine, policy),
     )
     places = StreamPlaces(config.server.max_watchers)
     authenticator = Authenticator(ensure_admin_token(config.paths.data_dir))
@@ -138,6 +140,7 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     from holdfast_server.tasks.housekeeping import Housekeeper
     from holdfast_server.tasks.queue import DbosConsumer, DbosQueue, migrate_queue
     from holdfast_server.tasks.restore import RestoreHandler
+    from holdfast_server.tasks.restore_archive import RestoreArchiveHandler, ServiceLimits
     from holdfast_server.tasks.run import TaskHandler
     from holdfast_server.tasks.verify import VerifyHandler
     from holdfast_server.tasks.worker import Worker
@@ -153,10 +156,13 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     pool = CompressorPool(config.worker.threads or os.cpu_count() or 1, config.worker.memory_mib << 20)
     policy = _policy(config)
     data_dir = os.fsencode(config.paths.data_dir)
+    own = config.restore
+    limits = ServiceLimits(own.max_entries, own.max_ratio, own.max_depth, own.reserve_mib << 20)
     handlers: dict[TaskKind, TaskHandler] = {
         TaskKind.BACKUP: BackupHandler(database, policy, pool, clock, data_dir, software_version()),
         TaskKind.VERIFY: VerifyHandler(database, clock),
         TaskKind.RESTORE: RestoreHandler(database, policy),
+        TaskKind.RESTORE_ARCHIVE: RestoreArchiveHandler(policy, limits),
     }
     housekeeper = Housekeeper(database, queue, clock, config.tasks.history_days, config.tasks.request_id_days)
     worker = Worker(owner, database, engine, handlers, housekeeper, clock, config.tasks.lease_seconds)

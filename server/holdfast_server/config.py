@@ -23,6 +23,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "PathsConfig",
+    "RestoreConfig",
     "ServerConfig",
     "TasksConfig",
     "WorkerConfig",
@@ -66,6 +67,16 @@ class WorkerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreConfig:
+    """`[restore]`: what an archive that the service need not know may ask for. Calls can only ask for less."""
+
+    max_entries: int = 10_000_000
+    max_ratio: int = 1_000  #: bytes unpacked per byte of the archive, once 64 MiB came out
+    max_depth: int = 10_000  #: folders below each other
+    reserve_mib: int = 256  #: of the target's filesystem, left free
+
+
+@dataclass(frozen=True, slots=True)
 class TasksConfig:
     """`[tasks]`: the task engine."""
 
@@ -88,6 +99,7 @@ class Config:
     server: ServerConfig = field(default_factory=ServerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
+    restore: RestoreConfig = field(default_factory=RestoreConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)
     backups: BackupsConfig = field(default_factory=BackupsConfig)
 
@@ -302,6 +314,10 @@ def _check(config: Config) -> None:
         ("[worker] threads", config.worker.threads, 0, 256),
         ("[worker] memory_mib", config.worker.memory_mib, 16, 65_536),
         ("[worker] drain_seconds", config.worker.drain_seconds, 0, 3_600),
+        ("[restore] max_entries", config.restore.max_entries, 1, 1_000_000_000),
+        ("[restore] max_ratio", config.restore.max_ratio, 1, 1_000_000),
+        ("[restore] max_depth", config.restore.max_depth, 1, 1_000_000),
+        ("[restore] reserve_mib", config.restore.reserve_mib, 0, 1 << 30),
         ("[tasks] history_days", config.tasks.history_days, 1, 36_500),
         ("[tasks] request_id_days", config.tasks.request_id_days, 1, 365),
         ("[tasks] lease_seconds", config.tasks.lease_seconds, 1, 300),

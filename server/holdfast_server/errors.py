@@ -72,6 +72,7 @@ class Reason(StrEnum):
     INTERRUPTED = "INTERRUPTED"
     NO_WORKER = "NO_WORKER"
     SOURCE_UNREADABLE = "SOURCE_UNREADABLE"
+    FILE_NOT_FOUND = "FILE_NOT_FOUND"
     FOLDER_NOT_FOUND = "FOLDER_NOT_FOUND"
     FOLDER_NOT_CREATABLE = "FOLDER_NOT_CREATABLE"
     FOLDER_NOT_WRITABLE = "FOLDER_NOT_WRITABLE"
@@ -121,12 +122,13 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.INTERRUPTED: "Look at the task's log for what it did last, mend that, and start a new task.",
     Reason.NO_WORKER: "Start a worker, or repeat the call after the given delay.",
     Reason.SOURCE_UNREADABLE: "Make the named file readable, ignore it by a pattern, or use on_source_error WARN.",
+    Reason.FILE_NOT_FOUND: "Name a regular file of the server, by its own path, that the service may read.",
     Reason.FOLDER_NOT_FOUND: "Create the folder, or set create_folder.",
     Reason.FOLDER_NOT_CREATABLE: "Create the folder by hand with the service's rights.",
     Reason.FOLDER_NOT_WRITABLE: "Give the service the right to write to the folder.",
     Reason.FOLDER_NOT_EMPTY: "Name a folder that does not exist yet, or an empty one.",
     Reason.TARGET_CHANGED: "Look at the named entry, then restore into another folder.",
-    Reason.ENTRY_NOT_FOUND: "Name a path that the backup holds, as its manifest writes it.",
+    Reason.ENTRY_NOT_FOUND: "Name a path that the backup or archive holds, as its manifest writes it.",
     Reason.FOLDER_INSIDE_DATA_DIR: "Name a folder outside the service's data directory.",
     Reason.FOLDER_INSIDE_SOURCE: "Name a folder outside the sources that are backed up.",
     Reason.PATH_NOT_ALLOWED: "Name a path below one of the configured [paths] roots, or extend them.",
@@ -134,7 +136,7 @@ REMEDIES: Mapping[Reason, str] = {
         "Send `authorization: Bearer <token>` with the token from admin.token in the data directory."
     ),
     Reason.DISK_FULL: "Free space on the named filesystem and start again.",
-    Reason.QUOTA_EXCEEDED: "Raise the quota or remove old backups.",
+    Reason.QUOTA_EXCEEDED: "Raise the named limit or quota, or remove what uses it up.",
     Reason.TOO_MANY_WATCHERS: "Close a watch, or raise [server] max_watchers.",
     Reason.CHECKSUM_MISMATCH: "Restore from another backup; the named one is damaged. Check the disk that holds it.",
     Reason.ARCHIVE_MISSING: "Put the archive back where storage_path says, or use another backup.",

@@ -23,6 +23,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from holdfast.v1 import (
     backup_pb2,
+    credentials_pb2,
+    restore_pb2,
     source_pb2,
     task_pb2,
 )
@@ -365,6 +367,12 @@ def test_roots_are_borders(new_server: Callable[..., Server], tmp_path: Path) ->
     restore = restore_calls.RestoreBackupRequest(backup_id=server.backup_of(task).backup_id)
     restore.new_folder.folder = str(outside / "back")
     assert refused(server.restores.RestoreBackup, restore).reason == "PATH_NOT_ALLOWED"
+    archive = restore_calls.RestoreArchiveRequest(archive_path=task.backup_result.output_files[0])
+    archive.new_folder.folder = str(outside / "back")
+    assert refused(server.restores.RestoreArchive, archive).reason == "PATH_NOT_ALLOWED"
+    for path in ("/etc/passwd", f"{outside}/missing", f"{outside}"):
+        archive.archive_path = path
+        assert refused(server.restores.RestoreArchive, archive).reason == "PATH_NOT_ALLOWED"
     assert snapshot(outside) == before
 
 
@@ -407,6 +415,71 @@ def test_wrong_restores(place: Place) -> None:
         "ENTRY_NOT_FOUND",
     )
     assert not (base / "x").exists()
+
+
+def test_wrong_restores_of_archives(place: Place) -> None:
+    server, base = place.server, place.base
+    archive = next(place.folder.iterdir())
+    (base / "full").mkdir()
+    (base / "full" / "f").write_text("x")
+    (base / "link.zip").symlink_to(archive)
+    os.mkfifo(base / "fifo")
+    (base / "text").write_text("no archive at all")
+    (base / "empty").write_bytes(b"")
+    (base / "sealed.zip").write_bytes(b"age-encryption.org/v1\n-> X25519 x\n")
+
+    def restore(path: object = archive, folder: str = "", **values: Any) -> restore_calls.RestoreArchiveRequest:
+        request = restore_calls.RestoreArchiveRequest(archive_path=str(path), **values)
+        request.new_folder.folder = folder or str(base / "new")
+        return request
+
+    no_target = restore_calls.RestoreArchiveRequest(archive_path=str(archive))
+    wallet = restore_calls.RestoreArchiveRequest(archive_path=str(archive))
+    wallet.new_wallet.folder = str(base / "new")
+    limits = restore_pb2.ArchiveLimits
+    canary = "canary-secret-4711"
+    password = credentials_pb2.Credentials(wallet_password=canary)
+    bad_key = credentials_pb2.Credentials(age_identity=canary)
+    cases: list[tuple[restore_calls.RestoreArchiveRequest, str, str]] = [
+        (restore(""), "INVALID_ARGUMENT/INVALID_FIELD", "archive_path"),
+        (restore("relative.zip"), "INVALID_ARGUMENT/INVALID_FIELD", "archive_path"),
+        (restore(f"{base}/"), "INVALID_ARGUMENT/INVALID_FIELD", "archive_path"),
+        (restore(f"{base}/a\\x00b"), "INVALID_ARGUMENT/INVALID_FIELD", "archive_path"),
+        (restore(folder="relative"), "INVALID_ARGUMENT/INVALID_FIELD", "new_folder.folder"),
+        (no_target, "INVALID_ARGUMENT/INVALID_FIELD", "new_folder"),
+        (restore(paths=["../up"]), "INVALID_ARGUMENT/INVALID_FIELD", "paths[0]"),
+        (restore(paths=["fine", "/abs"]), "INVALID_ARGUMENT/INVALID_FIELD", "paths[1]"),
+        (restore(limits=limits(max_bytes=0)), "INVALID_ARGUMENT/INVALID_FIELD", "limits.max_bytes"),
+        (restore(limits=limits(max_entries=0)), "INVALID_ARGUMENT/INVALID_FIELD", "limits.max_entries"),
+        (restore(limits=limits(max_ratio=0)), "INVALID_ARGUMENT/INVALID_FIELD", "limits.max_ratio"),
+        (restore(limits=limits(max_depth=0)), "INVALID_ARGUMENT/INVALID_FIELD", "limits.max_depth"),
+        (restore(request_id="x"), "INVALID_ARGUMENT/INVALID_FIELD", "request_id"),
+        (restore(credentials=bad_key), "INVALID_ARGUMENT/INVALID_FIELD", "credentials.age_identity"),
+        (restore(credentials=password), "UNIMPLEMENTED/NOT_AVAILABLE", "credentials.wallet_password"),
+        (wallet, "UNIMPLEMENTED/NOT_AVAILABLE", "new_wallet"),
+        (restore(base / "missing.zip"), "FAILED_PRECONDITION/FILE_NOT_FOUND", ""),
+        (restore(base), "FAILED_PRECONDITION/FILE_NOT_FOUND", ""),
+        (restore(base / "link.zip"), "FAILED_PRECONDITION/FILE_NOT_FOUND", ""),
+        (restore(base / "fifo"), "FAILED_PRECONDITION/FILE_NOT_FOUND", ""),
+        (restore("/dev/zero"), "FAILED_PRECONDITION/FILE_NOT_FOUND", ""),
+        (restore(server.data_dir / "state.sqlite"), "FAILED_PRECONDITION/FOLDER_INSIDE_DATA_DIR", ""),
+        (restore(f"/proc/self/root{server.data_dir}/admin.token"), "FAILED_PRECONDITION/FOLDER_INSIDE_DATA_DIR", ""),
+        (restore(base / "text"), "FAILED_PRECONDITION/ARCHIVE_INVALID", ""),
+        (restore(base / "empty"), "FAILED_PRECONDITION/ARCHIVE_INVALID", ""),
+        (restore(base / "sealed.zip"), "FAILED_PRECONDITION/KEY_REQUIRED", ""),
+        (restore(folder=str(base / "full")), "FAILED_PRECONDITION/FOLDER_NOT_EMPTY", ""),
+        (restore(folder=str(base / "missing" / "x")), "FAILED_PRECONDITION/FOLDER_NOT_FOUND", ""),
+        (restore(folder=str(server.data_dir / "x")), "FAILED_PRECONDITION/FOLDER_INSIDE_DATA_DIR", ""),
+    ]
+    with place.unchanged():
+        for request, name, field in cases:
+            for dry_run in (False, True):
+                request.dry_run = dry_run
+                failure = refused(server.restores.RestoreArchive, request)
+                assert failure.name == name, (request, failure)
+                if field:
+                    assert failure.metadata["field"] == field
+                assert canary not in str(failure)
 
 
 def test_states_of_sources_and_backups_that_refuse(place: Place) -> None:

@@ -30,7 +30,7 @@ SHARDS = 2
 SECONDS = 5.0
 #: Looked at in groups of so many cases; the cases of a group that did harm are run again one by one.
 GROUP = 200
-REASONS = frozenset((Reason.ARCHIVE_INVALID, Reason.CHECKSUM_MISMATCH))
+REASONS = frozenset((Reason.ARCHIVE_INVALID, Reason.CHECKSUM_MISMATCH, Reason.QUOTA_EXCEEDED))
 LIMITS = Limits(total_bytes=1 << 20, entries=200)
 
 

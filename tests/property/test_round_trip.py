@@ -16,11 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from holdfast_server.archive.extract import ignore
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.pool import CompressorPool
+from holdfast_server.archive.reader import Limits, open_reader
 from holdfast_server.core.backup import ArchivePlan, WrittenBackup, scan_source, write_archive
 from holdfast_server.core.control import Control, Problem, Progress
-from holdfast_server.core.restore import apply_staging, extract_to_staging
+from holdfast_server.core.restore import Unpacking, apply_staging, extract_to_staging
 from holdfast_server.core.verify import StoredArchive, VerifyLevel, open_archive, verify_stored
 from holdfast_server.storage.folder import OpenFolder
 from tests.unit.archive.archives import WRITABLE
@@ -166,9 +168,9 @@ def restore(archive: StoredArchive, target: bytes) -> None:
     fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with open_archive(archive) as file:
-            found = extract_to_staging(
-                file, archive, fd, b".holdfast-restore-x.1", paths=[], control=Control(), progress=Progress()
-            )
+            reader = open_reader(archive.format, file, limits=Limits(), check=lambda: None)
+            unpacking = Unpacking(reader, None, lambda _size, _files, _path: None, ignore, needed=archive.original_size)
+            found = extract_to_staging(unpacking, fd, b".holdfast-restore-x.1", control=Control(), progress=Progress())
         apply_staging(fd, b".holdfast-restore-x.1", found.root, lambda: None)
     finally:
         os.close(fd)

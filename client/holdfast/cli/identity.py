@@ -24,5 +24,5 @@ identity_option = click.option(
     "credentials",
     callback=_read,
     metavar="FILE",
-    help="File with the age identity that opens a sealed backup; `-` is stdin.",
+    help="File with the age identity that opens what is sealed; `-` is stdin.",
 )

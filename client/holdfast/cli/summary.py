@@ -8,6 +8,7 @@ from holdfast.errors import HoldfastError
 from holdfast.models import (
     BackupResult,
     OtherResult,
+    RestoreArchiveResult,
     RestoreResult,
     SourceOutcome,
     Task,
@@ -31,6 +32,8 @@ def summarise(session: Session, task: Task) -> None:
         _backup(session, task, task.result)
     elif isinstance(task.result, RestoreResult):
         _restore(session, task, task.result)
+    elif isinstance(task.result, RestoreArchiveResult):
+        _archive(session, task, task.result)
     elif isinstance(task.result, VerifyResult):
         _verify(session, task.result)
     elif isinstance(task.result, OtherResult):
@@ -121,14 +124,33 @@ def _restore(session: Session, task: Task, result: RestoreResult) -> None:
     if task.state not in _STORED:
         return
     session.line(f"restored into {safe(result.folder)}")
+    session.line(f"  {_entries(result)}, {size(result.restored_size)}")
+    session.line(f"  {count(result.files_verified, 'file')} hashed again and equal to the backup")
+
+
+def _archive(session: Session, task: Task, result: RestoreArchiveResult) -> None:
+    if task.state not in _STORED:
+        return
+    kind = (result.format or "tar").lower().replace("_", ".") + (", sealed with age" if result.sealed else "")
+    session.line(f"would restore from a {kind} archive" if task.dry_run else f"restored into {safe(result.folder)}")
+    session.line(f"  {_entries(result)}, {size(result.restored_size)}")
+    if result.has_manifest:
+        session.line(f"  {count(result.files_verified, 'file')} hashed again and equal to the archive's manifest")
+    else:
+        checked = "its own checksums only" if result.has_checksums else "no checksums at all"
+        session.line(f"  the archive has no manifest: {checked} to compare with")
+    if result.entries_skipped:
+        session.line(f"  {count(result.entries_skipped, 'special entry', 'special entries')} left out")
+
+
+def _entries(result: RestoreResult | RestoreArchiveResult) -> str:
     parts = [
         count(result.files, "file"),
         count(result.directories, "directory", "directories"),
         count(result.symlinks, "symlink"),
         count(result.hardlinks, "hard link"),
     ]
-    session.line(f"  {', '.join(part for part in parts if not part.startswith('0 '))}, {size(result.restored_size)}")
-    session.line(f"  {count(result.files_verified, 'file')} hashed again and equal to the backup")
+    return ", ".join(part for part in parts if not part.startswith("0 ")) or "nothing"
 
 
 def _verify(session: Session, result: VerifyResult) -> None:

@@ -104,13 +104,18 @@ class RestoreServiceServicer(object):
 
     def RestoreArchive(self, request, context):
         """Starts a task that restores an archive file that the service need not know: zip, tar, tar.gz or tar.zst, each also
-        `.age`, made by Holdfast or by anyone. It is treated as hostile input.
+        sealed with age, made by Holdfast or by anyone. Its kind is decided by its content, never by its name, and it is
+        treated as hostile input: nothing appears in the target before all of it was read. With a manifest of Holdfast in
+        it every file is hashed and compared; without one there are only the container's own checksums (a plain tar has
+        none), which the result and the task's message say. Entries that are no file, folder or link are left out, and set-id
+        bits and extended attributes dropped, each as a problem of the task.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD; NOT_FOUND/ENTRY_NOT_FOUND; ALREADY_EXISTS/SOURCE_EXISTS, REQUEST_ID_REUSED;
-        FAILED_PRECONDITION/FILE_NOT_FOUND, NOT_A_WALLET, FOLDER_NOT_FOUND, FOLDER_NOT_CREATABLE, FOLDER_NOT_WRITABLE,
-        FOLDER_NOT_EMPTY, FOLDER_INSIDE_DATA_DIR, KEY_REQUIRED, KEY_WRONG; PERMISSION_DENIED/PATH_NOT_ALLOWED;
-        RESOURCE_EXHAUSTED/DISK_FULL. In the task also: DATA_LOSS/CHECKSUM_MISMATCH, ARCHIVE_INVALID;
-        RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (a limit was passed).
+        Errors: INVALID_ARGUMENT/INVALID_FIELD; ALREADY_EXISTS/SOURCE_EXISTS, REQUEST_ID_REUSED;
+        FAILED_PRECONDITION/FILE_NOT_FOUND, ARCHIVE_INVALID (what is no archive at all), NOT_A_WALLET, FOLDER_NOT_FOUND,
+        FOLDER_NOT_CREATABLE, FOLDER_NOT_WRITABLE, FOLDER_NOT_EMPTY, FOLDER_INSIDE_DATA_DIR, KEY_REQUIRED;
+        PERMISSION_DENIED/PATH_NOT_ALLOWED; UNAVAILABLE/NO_WORKER, STORAGE_UNREACHABLE. In the task also:
+        NOT_FOUND/ENTRY_NOT_FOUND; DATA_LOSS/CHECKSUM_MISMATCH; FAILED_PRECONDITION/ARCHIVE_INVALID, KEY_WRONG,
+        TARGET_CHANGED; RESOURCE_EXHAUSTED/DISK_FULL, QUOTA_EXCEEDED (a limit was passed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

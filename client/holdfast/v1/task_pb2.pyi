@@ -509,7 +509,7 @@ class ImportCoinsResult(_message.Message):
     def __init__(self, source_id: _Optional[str] = ..., folder: _Optional[str] = ..., imported: _Optional[_Union[_wallet_pb2.CoinTotal, _Mapping]] = ..., duplicates: _Optional[_Union[_wallet_pb2.CoinTotal, _Mapping]] = ..., files_read: _Optional[int] = ..., files_moved: _Optional[int] = ..., files_corrupted: _Optional[int] = ..., files_encrypted: _Optional[int] = ..., problem_files: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RestoreArchiveResult(_message.Message):
-    __slots__ = ("folder", "format", "sealed", "has_manifest", "files", "directories", "symlinks", "hardlinks", "restored_size", "files_verified", "entries_skipped", "source_id", "restored_coins")
+    __slots__ = ("folder", "format", "sealed", "has_manifest", "files", "directories", "symlinks", "hardlinks", "restored_size", "files_verified", "entries_skipped", "source_id", "restored_coins", "has_checksums")
     FOLDER_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
@@ -523,6 +523,7 @@ class RestoreArchiveResult(_message.Message):
     ENTRIES_SKIPPED_FIELD_NUMBER: _ClassVar[int]
     SOURCE_ID_FIELD_NUMBER: _ClassVar[int]
     RESTORED_COINS_FIELD_NUMBER: _ClassVar[int]
+    HAS_CHECKSUMS_FIELD_NUMBER: _ClassVar[int]
     folder: str
     format: _backup_pb2.ArchiveFormat
     sealed: bool
@@ -536,7 +537,8 @@ class RestoreArchiveResult(_message.Message):
     entries_skipped: int
     source_id: str
     restored_coins: _wallet_pb2.CoinSummary
-    def __init__(self, folder: _Optional[str] = ..., format: _Optional[_Union[_backup_pb2.ArchiveFormat, str]] = ..., sealed: bool = ..., has_manifest: bool = ..., files: _Optional[int] = ..., directories: _Optional[int] = ..., symlinks: _Optional[int] = ..., hardlinks: _Optional[int] = ..., restored_size: _Optional[int] = ..., files_verified: _Optional[int] = ..., entries_skipped: _Optional[int] = ..., source_id: _Optional[str] = ..., restored_coins: _Optional[_Union[_wallet_pb2.CoinSummary, _Mapping]] = ...) -> None: ...
+    has_checksums: bool
+    def __init__(self, folder: _Optional[str] = ..., format: _Optional[_Union[_backup_pb2.ArchiveFormat, str]] = ..., sealed: bool = ..., has_manifest: bool = ..., files: _Optional[int] = ..., directories: _Optional[int] = ..., symlinks: _Optional[int] = ..., hardlinks: _Optional[int] = ..., restored_size: _Optional[int] = ..., files_verified: _Optional[int] = ..., entries_skipped: _Optional[int] = ..., source_id: _Optional[str] = ..., restored_coins: _Optional[_Union[_wallet_pb2.CoinSummary, _Mapping]] = ..., has_checksums: bool = ...) -> None: ...
 
 class RollbackRestoreResult(_message.Message):
     __slots__ = ("rollback_id", "source_id", "plan", "restored_size", "changed_paths")

@@ -365,7 +365,7 @@ class _Pass:
     def _left_out(self, path: bytes, what: str, whole: bool) -> None:
         if whole and self._whole_left_out is None:
             self._whole_left_out = path
-        self._sink.left_out(path, what)
+        self._sink.left_out(path, what, whole)
 
     def _problem(self, what: str, path: bytes) -> None:
         self._damaged_count += 1

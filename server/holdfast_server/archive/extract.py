@@ -17,25 +17,28 @@ from typing import Any
 from holdfast_server.archive.comparison import Outcome, run
 from holdfast_server.archive.manifest import ManifestEntry, pack, unpack
 from holdfast_server.archive.member import Member, MemberKind
-from holdfast_server.archive.reading import ArchiveReader, invalid, leaves_on_windows, show
-from holdfast_server.archive.sink import Progress, Sink
+from holdfast_server.archive.reading import ArchiveReader, Budget, Limits, Report, invalid, leaves_on_windows, show
+from holdfast_server.archive.sink import LeftOut, Progress, Sink
 from holdfast_server.archive.spool import RecordSpool
 from holdfast_server.archive.tree import Tree, changed_by_others, system_errors
 
-__all__ = ["Extracted", "extract"]
+__all__ = ["SPECIAL_BITS", "Extracted", "allowance", "dropped_bits", "extract", "ignore"]
 
 _HOLE = 64 << 10
 _ZEROS = bytes(_HOLE)
 _MAX_WARNINGS = 100
-_MAX_KINDS = 50
-_SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
+SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 _REOPEN = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+def ignore(path: bytes, what: str, whole: bool) -> None:
+    """A report that nobody reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """What was restored. `bytes` counts file contents.
+    """What was restored, or by a survey would be. `bytes` counts file contents.
 
     `warnings` is text for people: one for each kind of thing in the archive that a restore does not apply (extended
     attributes, devices, …), and then the first 100 about single entries.
@@ -62,6 +65,8 @@ def extract(
     preserve_owner: bool = False,
     preserve_special_bits: bool = False,
     expect_manifest: bool = True,
+    report: Report = ignore,
+    max_bytes: int | None = None,
 ) -> Extracted:
     """Restore the members for which `select` holds (all without it) below the opened, empty directory `root_fd`.
 
@@ -69,12 +74,14 @@ def extract(
     meanwhile. Files are hashed while they are written and compared with the manifest, and so are all headers; the
     manifest and the list of checksums are not restored. `select` must be a pure function of the path; parents of
     selected members are made in any case, with the archive's attributes only if selected too. Set-id and sticky bits
-    are dropped unless `preserve_special_bits`; owners are set only with `preserve_owner`, which needs root.
+    are dropped unless `preserve_special_bits`; owners are set only with `preserve_owner`, which needs root. `report` is
+    told of what the tree lacks: of every entry as a whole or of its bits, of other attributes once for each kind.
+    `max_bytes` bounds the content of the selected files, as it is really unpacked.
 
     Raises FailedPrecondition (ARCHIVE_INVALID, FOLDER_NOT_WRITABLE), DataLoss, ResourceExhausted, Unavailable, or what
     `check` raises. After any exception the folder's content is worthless.
     """
-    sink = _Extractor(root_fd, select, check, preserve_owner, preserve_special_bits)
+    sink = _Extractor(root_fd, select, check, preserve_owner, preserve_special_bits, report, max_bytes)
     try:
         outcome = run(reader, sink, check=check, on_progress=on_progress, expect_manifest=expect_manifest)
         if sink.take_unselected_targets():
@@ -96,8 +103,8 @@ def extract(
         bytes=sink.bytes,
         manifest_header=outcome.header,
         manifest_totals=outcome.totals,
-        warnings=(*sink.kinds_left_out(), *sink.warnings),
-        warning_count=sink.warning_count + len(sink.kinds_left_out()),
+        warnings=(*sink.lost.texts(), *sink.warnings),
+        warning_count=sink.warning_count + len(sink.lost.texts()),
     )
 
 
@@ -109,6 +116,8 @@ class _Extractor(Sink):
         check: Callable[[], None],
         preserve_owner: bool,
         preserve_special_bits: bool,
+        report: Report,
+        max_bytes: int | None,
     ) -> None:
         self.tree = Tree(root_fd)
         self.files = self.symlinks = self.hardlinks = self.bytes = 0
@@ -117,13 +126,14 @@ class _Extractor(Sink):
         self._select = select or (lambda _path: True)
         self._check = check
         self._preserve_owner = preserve_owner
-        self._mode_mask = 0o7777 if preserve_special_bits else 0o7777 & ~_SPECIAL_BITS
+        self._mode_mask = 0o7777 if preserve_special_bits else 0o7777 & ~SPECIAL_BITS
         self._links = RecordSpool()
         self._holed = RecordSpool()
         #: Files outside the selection that selected hard links refer to, with those links' paths.
         self._unselected: dict[bytes, list[bytes]] = {}
-        #: Kind → how often, and where first.
-        self._left_out: dict[str, tuple[int, bytes]] = {}
+        self.lost = LeftOut(report)
+        self._report = report
+        self._allowance = allowance(max_bytes)
         self._windows: bytes | None = None
         self._more_links: list[bytes] = []
         self._second_pass = False
@@ -161,6 +171,7 @@ class _Extractor(Sink):
     def write(self, block: bytes) -> None:
         if self._file is None:
             return
+        self._allowance.produced(len(block))
         with system_errors(self._file.path):
             if not self._make_holes:
                 _write_all(self._fd, block)
@@ -212,20 +223,9 @@ class _Extractor(Sink):
         self.files -= 1
         self.bytes -= size
 
-    def left_out(self, path: bytes, what: str) -> None:
-        if self._second_pass or not self._select(path):
-            return
-        if what not in self._left_out and len(self._left_out) >= _MAX_KINDS:
-            what = "other things of unknown kinds"
-        count, first = self._left_out.get(what, (0, path))
-        self._left_out[what] = count + 1, first
-
-    def kinds_left_out(self) -> list[str]:
-        """One warning for each kind."""
-        return [
-            f"not restored: {what} ('{show(first)}'" + (f" and {count - 1:,} more)" if count > 1 else ")")
-            for what, (count, first) in self._left_out.items()
-        ]
+    def left_out(self, path: bytes, what: str, whole: bool) -> None:
+        if not self._second_pass and self._select(path):
+            self.lost.add(path, what, whole)
 
     def take_unselected_targets(self) -> bool:
         """Whether a second pass must fetch the content of hard links whose files were not selected; prepares it."""
@@ -244,6 +244,7 @@ class _Extractor(Sink):
             self._check()
             self._symlink(unpack(record).member)
         self.tree.finish(self._directory_attributes, self._check)
+        self.lost.finish()
 
     def _create(self, member: Member) -> None:
         parent, name = self.tree.place(member.path)
@@ -314,7 +315,7 @@ class _Extractor(Sink):
             os.fchown(fd, member.uid, member.gid)
         mode = member.mode & self._mode_mask
         if mode != member.mode:
-            self._warn(f"special permission bits dropped from mode {member.mode:04o}", member)
+            self._warn(dropped_bits(member), member)
         # After the owner: chown clears set-id bits.
         os.fchmod(fd, mode)
         try:
@@ -324,8 +325,20 @@ class _Extractor(Sink):
 
     def _warn(self, what: str, member: Member) -> None:
         self.warning_count += 1
+        self._report(member.path, what, False)
         if len(self.warnings) < _MAX_WARNINGS:
             self.warnings.append(f"'{show(member.path)}': {what}")
+
+
+def allowance(max_bytes: int | None) -> Budget:
+    """Counts the content that is taken out of an archive."""
+    most = Limits().total_bytes if max_bytes is None else max_bytes
+    return Budget(Limits(total_bytes=most, ratio_floor=most), 0)
+
+
+def dropped_bits(member: Member) -> str:
+    """What is told of a member whose set-id or sticky bits are not restored."""
+    return f"special permission bits dropped from mode {member.mode:04o}"
 
 
 def _write_all(fd: int, block: bytes) -> None:

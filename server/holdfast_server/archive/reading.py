@@ -1,8 +1,8 @@
 """What the strict readers share: limits, path rules, names seen, and the shape of a reader.
 
 A reader gives one reading of an archive or refuses it. Rules broken are FAILED_PRECONDITION/ARCHIVE_INVALID; bytes that
-are not what they were (checksums, truncation) are DATA_LOSS/CHECKSUM_MISMATCH. Messages name the member, escaped, and
-the offset.
+are not what they were (checksums, truncation) are DATA_LOSS/CHECKSUM_MISMATCH; more than was allowed is
+RESOURCE_EXHAUSTED/QUOTA_EXCEEDED. Messages name the member, escaped, and the offset.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from holdfast_server.archive.member import Member
-from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
+from holdfast_server.errors import DataLoss, FailedPrecondition, Reason, ResourceExhausted
 from holdfast_server.storage.names import escape
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "Budget",
     "Content",
     "FileSource",
+    "Followed",
+    "LimitExceeded",
     "Limits",
     "Names",
     "Report",
@@ -67,6 +69,19 @@ class Limits:
     window: int = 128 << 20
 
 
+class LimitExceeded(ResourceExhausted):
+    """An archive asks for more than one of `Limits` allows: `limit` is the field's name, `allowed` its value."""
+
+    def __init__(
+        self, limit: str, allowed: int, what: str, path: bytes | None = None, offset: int | None = None
+    ) -> None:
+        text, metadata = _described(what, path, offset)
+        metadata |= {"limit": limit, "allowed": str(allowed)}
+        super().__init__(Reason.QUOTA_EXCEEDED, f"the archive passes a limit: {text}", metadata=metadata)
+        self.limit = limit
+        self.allowed = allowed
+
+
 def show(path: bytes) -> str:
     """A name for people, cut where it is too long for a message."""
     return escape(path[:_SHOWN]) + ("…" if len(path) > _SHOWN else "")
@@ -89,14 +104,15 @@ def check_path(path: bytes, limits: Limits, offset: int) -> None:
     if not path:
         raise invalid("a member has no name", offset=offset)
     if len(path) > limits.path_length:
-        raise invalid(f"a name of {len(path)} bytes is longer than {limits.path_length}", path, offset)
+        what = f"a name of {len(path)} bytes is longer than {limits.path_length}"
+        raise LimitExceeded("path_length", limits.path_length, what, path, offset)
     if b"\0" in path:
         raise invalid("a name contains NUL", path, offset)
     if path[:1] == b"/":
         raise invalid("a name is absolute", path, offset)
     parts = path.split(b"/")
     if len(parts) > limits.depth:
-        raise invalid(f"a name is nested deeper than {limits.depth} folders", path, offset)
+        raise LimitExceeded("depth", limits.depth, f"a name is nested deeper than {limits.depth} folders", path, offset)
     bad = _NO_NAMES.intersection(parts)
     if bad:
         raise invalid(f"a name has the component {min(bad).decode()!r}", path, offset)
@@ -125,20 +141,30 @@ class Budget:
 
     def __init__(self, limits: Limits, archive_size: int, format_ratio: int = 2000) -> None:
         self._limits = limits
-        ratio = format_ratio if limits.ratio is None else limits.ratio
-        self._allowed = min(limits.total_bytes, max(limits.ratio_floor, ratio * archive_size))
+        self._ratio = format_ratio if limits.ratio is None else limits.ratio
+        self._by_ratio = max(limits.ratio_floor, self._ratio * archive_size)
+        self._allowed = min(limits.total_bytes, self._by_ratio)
         self._bytes = 0
         self._entries = 0
 
     def produced(self, size: int) -> None:
         self._bytes += size
-        if self._bytes > self._allowed:
-            raise invalid(f"it unpacks to more than the {self._allowed} bytes allowed for it")
+        if self._bytes <= self._allowed:
+            return
+        if self._bytes > self._limits.total_bytes:
+            allowed = self._limits.total_bytes
+            raise LimitExceeded("total_bytes", allowed, f"it unpacks to more than {allowed} bytes")
+        ratio = self._ratio
+        text = f"it unpacks to more than {self._by_ratio} bytes, {ratio} times its own size"
+        if self._by_ratio == self._limits.ratio_floor:
+            text = f"it unpacks to more than {self._by_ratio} bytes and {ratio} times its own size"
+        raise LimitExceeded("ratio", ratio, text)
 
     def entry(self) -> None:
         self._entries += 1
         if self._entries > self._limits.entries:
-            raise invalid(f"it has more than {self._limits.entries} entries")
+            allowed = self._limits.entries
+            raise LimitExceeded("entries", allowed, f"it has more than {allowed} entries")
 
 
 class Names:
@@ -206,6 +232,20 @@ class FileSource(Source):
         return os.pread(self._fd, size, offset)
 
 
+class Followed(Source):
+    """Another source, of which `reached` tells how far anybody has read."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.size = source.size
+        self.reached = 0
+
+    def read_some(self, offset: int, size: int) -> bytes:
+        data = self._source.read_some(offset, size)
+        self.reached = max(self.reached, offset + len(data))
+        return data
+
+
 class Content(Iterator[bytes]):
     """A member's content, block by block, to be consumed before the next member is asked for.
 
@@ -232,13 +272,19 @@ class ArchiveReader(ABC):
     """Reads one archive strictly. Each iteration is a pass of its own over the whole file; passes share nothing.
 
     `can_skip` says that a damaged or unwanted content does not keep the next member from being read. `mtime_step` is
-    the resolution of the container's times in nanoseconds. `report` may be set before a pass: it is told of what the
+    the resolution of the container's times in nanoseconds. `position` is how far in the file the present pass over the
+    members has got, in bytes: only for showing. `report` may be set before a pass: it is told of what the
     archive holds and a reader has no place for.
     """
 
     format_name: str
     can_skip: bool
     mtime_step: int
+    position: int = 0
+    #: Whether the container has checksums of its own for all content that was read; known after a pass.
+    has_checksums: bool = True
+    #: The attributes of the root, from a member `./`, once a pass has met it; its path is empty.
+    root: Member | None = None
 
     def __init__(self, source: Source, limits: Limits, check: Callable[[], None]) -> None:
         self.source = source
@@ -253,6 +299,10 @@ class ArchiveReader(ABC):
     @abstractmethod
     def manifest(self) -> Iterator[bytes] | None:
         """The content of a last member named as a manifest, where the format finds it without reading all before it."""
+
+    def stated_size(self, select: Callable[[bytes], bool]) -> int | None:  # noqa: ARG002  what is streamed states none
+        """Size of the selected files' content by the archive's own word, where it is known before all is read."""
+        return None
 
 
 def _described(what: str, path: bytes | None, offset: int | None) -> tuple[str, dict[str, str]]:

@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 from holdfast_server.archive.manifest import ManifestEntry
 from holdfast_server.archive.member import Member
-from holdfast_server.archive.reading import show
+from holdfast_server.archive.reading import Report, show
 from holdfast_server.errors import DataLoss, Reason
 
-__all__ = ["MAX_DAMAGED", "DamagedArchive", "Progress", "Sink"]
+__all__ = ["MAX_DAMAGED", "DamagedArchive", "LeftOut", "Progress", "Sink"]
 
 #: Called with the bytes and files read so far and the present path.
 Progress = Callable[[int, int, bytes], None]
+
+_MAX_KINDS = 50
 
 #: How many damaged paths are named.
 MAX_DAMAGED = 100
@@ -27,6 +29,37 @@ class DamagedArchive(DataLoss):
         super().__init__(Reason.CHECKSUM_MISMATCH, f"the archive is damaged: {first}{more}", metadata=metadata)
         self.damaged = tuple(damaged)
         self.count = count
+
+
+class LeftOut:
+    """Gathers what a pass leaves out. `report` is told of every whole member at once, and of the rest by `finish`: once
+    for each kind of attribute, with the first path that has it."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        #: Kind → how often, where first, and whether it was the member as a whole.
+        self._kinds: dict[str, tuple[int, bytes, bool]] = {}
+
+    def add(self, path: bytes, what: str, whole: bool) -> None:
+        if whole:
+            self._report(path, f"not restored: {what}", True)
+        if what not in self._kinds and len(self._kinds) >= _MAX_KINDS:
+            what = "other things of unknown kinds"
+        count, first, _ = self._kinds.get(what, (0, path, whole))
+        self._kinds[what] = count + 1, first, whole
+
+    def texts(self) -> list[str]:
+        """One line for people for each kind."""
+        return [
+            f"not restored: {what} ('{show(first)}'" + (f" and {count - 1:,} more)" if count > 1 else ")")
+            for what, (count, first, _) in self._kinds.items()
+        ]
+
+    def finish(self) -> None:
+        for what, (count, first, whole) in self._kinds.items():
+            if not whole:
+                more = f", and those of {count - 1:,} more" if count > 1 else ""
+                self._report(first, f"not restored: {what}{more}", False)
 
 
 class Sink:
@@ -48,8 +81,8 @@ class Sink:
     def abort(self) -> None:
         """The pass ends by an exception."""
 
-    def left_out(self, path: bytes, what: str) -> None:
-        """Something of a member, or all of it, is of a kind that no member has; `what` says so for people."""
+    def left_out(self, path: bytes, what: str, whole: bool) -> None:
+        """Something of a member, or the `whole` of it, is of a kind that no member has; `what` says so for people."""
 
     def withdraw(self, path: bytes) -> None:
         """A member that was begun and ended is the manifest or the list of checksums, not content."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
+from collections.abc import Callable, Iterator
+=======
 from collections.abc import Iterator
 from functools import lru_cache
+>>>>>>> main
 
 from holdfast_server.archive.byte_stream import ByteStream, raw_blocks
 from holdfast_server.archive.gzip_stream import gzip_blocks
@@ -12,8 +16,13 @@ from holdfast_server.archive.reading import (
     ArchiveReader,
     Budget,
     Content,
+<<<<<<< HEAD
+    Followed,
+=======
+>>>>>>> main
     Limits,
     Names,
+    Source,
     check_path,
     damage,
     invalid,
@@ -52,11 +61,16 @@ class TarReader(ArchiveReader):
     """Reads a tar file. See ArchiveReader."""
 
     format_name = "TAR"
+    has_checksums = False
     can_skip = False
     mtime_step = 1
 
     #: How much more than its own size a file of this format can unpack to, rounded up.
     max_ratio = 1
+
+    def __init__(self, source: Source, limits: Limits, check: Callable[[], None]) -> None:
+        self._followed = Followed(source)
+        super().__init__(self._followed, limits, check)
 
     def members(self) -> Iterator[tuple[Member, Content]]:
         budget, names = Budget(self.limits, self.source.size, self.max_ratio), Names()
@@ -65,12 +79,14 @@ class TarReader(ArchiveReader):
             self.check()
             at = stream.offset
             member = self._next(stream, budget, names)
+            self.position = self._followed.reached
             if member is None:
                 return
             if not member.path and member.kind is MemberKind.DIRECTORY:
+                self.root = member
                 continue
             self._admit(member.path, member.kind, budget, names, at)
-            content = Content(stream.pieces(member.size))
+            content = Content(self._pieces(stream, member.size))
             yield member, content
             for _ in content:
                 pass
@@ -82,6 +98,11 @@ class TarReader(ArchiveReader):
     def _blocks(self, budget: Budget) -> Iterator[bytes]:
         """The tar stream."""
         return raw_blocks(self.source, budget, self.check)
+
+    def _pieces(self, stream: ByteStream, size: int) -> Iterator[bytes]:
+        for piece in stream.pieces(size):
+            self.position = self._followed.reached
+            yield piece
 
     def _admit(self, path: bytes, kind: MemberKind | None, budget: Budget, names: Names, at: int) -> None:
         budget.entry()
@@ -138,6 +159,7 @@ class TarGzReader(TarReader):
     """Reads a tar.gz file. See ArchiveReader."""
 
     format_name = "TAR_GZ"
+    has_checksums = True
     max_ratio = 2000
 
     def _blocks(self, budget: Budget) -> Iterator[bytes]:
@@ -148,10 +170,14 @@ class TarZstReader(TarReader):
     """Reads a tar.zst file. See ArchiveReader."""
 
     format_name = "TAR_ZST"
+    has_checksums = True
     max_ratio = 33_000
 
     def _blocks(self, budget: Budget) -> Iterator[bytes]:
-        return zstd_blocks(self.source, budget, self.check, self.limits.window)
+        return zstd_blocks(self.source, budget, self.check, self.limits.window, self._unchecked)
+
+    def _unchecked(self) -> None:
+        self.has_checksums = False
 
 
 def member_of(headers: bytes) -> Member:

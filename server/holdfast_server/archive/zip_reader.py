@@ -75,7 +75,9 @@ class ZipReader(ArchiveReader):
             self.check()
             budget.entry()
             kind, path = _kind_and_path(record)
+            self.position = record.offset
             if not path and kind is MemberKind.DIRECTORY:
+                self.root = _member(record, kind, path)
                 continue
             check_path(path, self.limits, record.offset)
             if not names.add(path, is_directory=kind is MemberKind.DIRECTORY):
@@ -85,7 +87,7 @@ class ZipReader(ArchiveReader):
                 continue
             for what in unapplied(extra, record.extra):
                 self.report(path, what, False)
-            content = Content(self._content(record, data_at, budget) if kind is not MemberKind.DIRECTORY else iter(()))
+            content = Content(self._followed(record, data_at, budget) if kind is not MemberKind.DIRECTORY else iter(()))
             if kind is MemberKind.SYMLINK:
                 yield _member(record, kind, path, _target(record, content)), Content()
                 continue
@@ -105,6 +107,21 @@ class ZipReader(ArchiveReader):
         if kind is not MemberKind.FILE or not is_manifest_name(path):
             return None
         return self._content(record, data_at, Budget(self.limits, self.source.size))
+
+    def stated_size(self, select: Callable[[bytes], bool]) -> int | None:
+        total = 0
+        for record in records(self.source, self._directory):
+            self.check()
+            if record.size and select(_kind_and_path(record)[1]):
+                total += record.size
+        return total
+
+    def _followed(self, record: Record, data_at: int, budget: Budget) -> Iterator[bytes]:
+        done = 0
+        for block in self._content(record, data_at, budget):
+            done += len(block)
+            self.position = data_at + record.packed * done // max(record.size, 1)
+            yield block
 
     def _walk(self) -> Iterator[tuple[Record, int, dict[int, bytes]]]:
         """Every record with its data's offset and its local extra fields; all but the content is checked."""

@@ -29,14 +29,20 @@ _AT_ONCE = BLOCK // _MAX_BLOCK
 _RLE, _RESERVED = 1, 3
 
 
-def zstd_blocks(source: Source, budget: Budget, check: Callable[[], None], max_window: int) -> Iterator[bytes]:
+def zstd_blocks(
+    source: Source,
+    budget: Budget,
+    check: Callable[[], None],
+    max_window: int,
+    on_unchecked: Callable[[], None] = lambda: None,
+) -> Iterator[bytes]:
     """What a zstd file unpacks to, in blocks of at most BLOCK bytes.
 
     Sizes and checksums that the frames state are checked before a frame's end is passed. Skippable frames are passed
     over, but a seek table at the file's end must be the frames' own. Refused: dictionaries, and frames that need more
-    than `max_window` bytes of what came before.
+    than `max_window` bytes of what came before. `on_unchecked` is called for each frame that carries no checksum.
     """
-    return _Zstd(source, budget, check, max_window).frames()
+    return _Zstd(source, budget, check, max_window, on_unchecked).frames()
 
 
 class _Forward:
@@ -78,11 +84,19 @@ class _Forward:
 
 
 class _Zstd:
-    def __init__(self, source: Source, budget: Budget, check: Callable[[], None], max_window: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        budget: Budget,
+        check: Callable[[], None],
+        max_window: int,
+        on_unchecked: Callable[[], None],
+    ) -> None:
         self._file = _Forward(source)
         self._budget = budget
         self._check = check
         self._max_window = max_window
+        self._on_unchecked = on_unchecked
         self._decompressor = ZstdDecompressor(max_window_size=max_window)
         self._list = FrameList()
 
@@ -107,6 +121,8 @@ class _Zstd:
         """The content of the frame whose magic was read."""
         file = self._file
         header, stated, has_checksum = self._header(start)
+        if not has_checksum:
+            self._on_unchecked()
         unpack = self._decompressor.decompressobj(write_size=BLOCK)
         unpack.decompress(_MAGIC + header)
         produced, last = 0, False

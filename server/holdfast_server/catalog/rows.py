@@ -46,6 +46,7 @@ class TaskKind(StrEnum):
     BACKUP = "BACKUP"
     RESTORE = "RESTORE"
     VERIFY = "VERIFY"
+    RESTORE_ARCHIVE = "RESTORE_ARCHIVE"
 
 
 class TaskState(StrEnum):

@@ -7,11 +7,12 @@ work on the way out. `Progress` is written by the one thread that does the work 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from holdfast_server.errors import Cancelled, Drained, Fenced, Stopped
 
-__all__ = ["Cleanup", "Control", "Problem", "Progress", "ReadingProgress"]
+__all__ = ["Cleanup", "Control", "PositionProgress", "Problem", "Progress", "ReadingProgress"]
 
 #: What a file costs beside its bytes, for percent and ETA: opening it is worth reading this much.
 _FILE_COST = 4096
@@ -107,6 +108,18 @@ class Progress:
         self.files += files
         self.advance(size, files)
 
+    def follow(self, size: int, files: int, position: int, whole: int) -> None:
+        """Account for content of unknown total, read from a file of `whole` bytes that is behind up to `position`."""
+        self.handled += size
+        self.original_size += size
+        self.files += files
+        self._total = float(whole)
+        self._done = max(self._done, float(position))
+
+    def settle(self, size: int, files: int) -> None:
+        """What was read in the end: archive readers count the closing members as files until they know better."""
+        self.original_size, self.files = size, files
+
     @property
     def position(self) -> int:
         return int(self._done)
@@ -151,6 +164,25 @@ class ReadingProgress:
             self._progress.count(more, more_files)
         else:
             self._progress.advance(more, more_files, work=self._work)
+
+
+class PositionProgress:
+    """Turns an archive reader's running totals into progress where the whole is unknown: how much of the file is read.
+
+    `position` gives how far in the file the reader is, `whole` is the file's size.
+    """
+
+    def __init__(self, progress: Progress, position: Callable[[], int], whole: int) -> None:
+        self._progress = progress
+        self._position = position
+        self._whole = whole
+        self._done = (0, 0)
+
+    def __call__(self, size: int, files: int, path: bytes) -> None:
+        self._progress.current_file = path
+        more, more_files = max(size - self._done[0], 0), max(files - self._done[1], 0)
+        self._done = (self._done[0] + more, self._done[1] + more_files)
+        self._progress.follow(more, more_files, self._position(), self._whole)
 
 
 @dataclass(frozen=True, slots=True)

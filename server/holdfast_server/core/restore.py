@@ -9,40 +9,71 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 from holdfast_server.archive.extract import Extracted, extract
-from holdfast_server.archive.manifest import parse_mtime
-from holdfast_server.archive.reader import Limits, open_reader
-from holdfast_server.archive.reading import Source
-from holdfast_server.core.control import Control, Progress, ReadingProgress
+from holdfast_server.archive.manifest import format_mtime, parse_mtime
+from holdfast_server.archive.reading import ArchiveReader, Report
+from holdfast_server.archive.sink import Progress as OnProgress
+from holdfast_server.core.control import Control, Progress
 from holdfast_server.core.selection import PathSelection
-from holdfast_server.core.verify import StoredArchive
 from holdfast_server.errors import FailedPrecondition, Reason, ResourceExhausted
 from holdfast_server.storage.local import free_bytes, fsync_directory, move, remove_tree, sync_filesystem
 from holdfast_server.storage.names import escape
 
-__all__ = ["Restored", "apply_staging", "extract_to_staging", "remove_staging", "staging_name"]
+__all__ = [
+    "Restored",
+    "Unpacking",
+    "apply_staging",
+    "extract_to_staging",
+    "remove_staging",
+    "staging_name",
+]
 
 _PREFIX = ".holdfast-restore-"
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Free space is asked for once in so many steps, each of which writes at most a block of 1 MiB.
+_STEPS_PER_LOOK = 16
+_LARGEST_ID = (1 << 32) - 2
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What lies in staging, proved and synced; `root` are the source folder's own attributes from the manifest."""
+    """What lies in staging, proved and synced.
+
+    `root` are the attributes that the target gets, as a manifest writes them; empty if the archive tells none.
+    `has_manifest`: every file was compared with one.
+    """
 
     files: int
     directories: int
     symlinks: int
     hardlinks: int
     bytes: int
-    warnings: tuple[str, ...]
     warning_count: int
+    has_manifest: bool
     root: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacking:
+    """An opened archive, and the rules by which it is unpacked.
+
+    `needed` are the bytes that it will write, as far as that is known beforehand. `reserve` bytes of the target's
+    filesystem are left free at any time. `max_bytes` bounds the files' content, as it is really unpacked.
+    """
+
+    reader: ArchiveReader
+    select: PathSelection | None
+    on_progress: OnProgress
+    report: Report
+    needed: int | None
+    reserve: int = 0
+    max_bytes: int | None = None
+    expect_manifest: bool = True
 
 
 def staging_name(task_id: str, attempt: int) -> bytes:
@@ -51,43 +82,41 @@ def staging_name(task_id: str, attempt: int) -> bytes:
 
 
 def extract_to_staging(
-    file: BinaryIO | Source,
-    archive: StoredArchive,
-    root_fd: int,
-    staging: bytes,
-    *,
-    paths: Sequence[bytes],
-    control: Control,
-    progress: Progress,
+    unpacking: Unpacking, root_fd: int, staging: bytes, *, control: Control, progress: Progress
 ) -> Restored:
-    """Extract the archive (`core.verify.open_content`) into a new staging folder below the target and prove all of it.
+    """Extract the archive into a new staging folder below the target and prove all of it.
 
     Raises ResourceExhausted/DISK_FULL before anything is written when the content cannot fit,
-    NotFound/ENTRY_NOT_FOUND for a path that the backup does not hold, and what `archive.extract` raises. The caller
+    NotFound/ENTRY_NOT_FOUND for a path that the archive does not hold, and what `archive.extract` raises. The caller
     removes staging then.
     """
-    if not paths:
-        _check_space(root_fd, archive.original_size)
+    room = _Room(root_fd, unpacking.reserve)
+    room.require(unpacking.needed or 0)
     os.mkdir(staging, 0o700, dir_fd=root_fd)
     staging_fd = os.open(staging, _OPEN, dir_fd=root_fd)
+
+    def on_progress(size: int, files: int, path: bytes) -> None:
+        room.look()
+        unpacking.on_progress(size, files, path)
+
     try:
-        on_progress = ReadingProgress(progress, archive.original_size, archive.files)
         progress.begin("extracting")
-        reader = open_reader(archive.format.name, file, limits=Limits(), check=control.check)
-        select = PathSelection(paths) if paths else None
         found = extract(
-            reader,
+            unpacking.reader,
             staging_fd,
             check=control.check,
             on_progress=on_progress,
-            select=select,
+            select=unpacking.select,
             preserve_owner=os.geteuid() == 0,
+            expect_manifest=unpacking.expect_manifest,
+            report=unpacking.report,
+            max_bytes=unpacking.max_bytes,
         )
-        if select is not None:
-            select.require_met()
+        if unpacking.select is not None:
+            unpacking.select.require_met()
         progress.begin("syncing")
         sync_filesystem(staging_fd)
-        return _restored(found)
+        return _restored(found, unpacking.reader)
     finally:
         os.close(staging_fd)
 
@@ -138,29 +167,73 @@ def _move_up(staging_fd: int, root_fd: int, name: bytes) -> None:
         ) from error
 
 
-def _check_space(root_fd: int, needed: int) -> None:
-    free = free_bytes(root_fd)
-    if needed > free:
+class _Room:
+    """Keeps a reserve of the target's filesystem free."""
+
+    def __init__(self, root_fd: int, reserve: int) -> None:
+        self._fd = root_fd
+        self._reserve = reserve
+        self._steps = 0
+
+    def require(self, needed: int) -> None:
+        """Raises ResourceExhausted/DISK_FULL when that much does not fit."""
+        free = free_bytes(self._fd)
+        if needed <= free - self._reserve or not (needed or self._reserve):
+            return
+        kept = f", of which {self._reserve} are kept free" if self._reserve else ""
         raise ResourceExhausted(
             Reason.DISK_FULL,
-            f"the restore needs {needed} bytes and the target's filesystem has {free} free",
-            metadata={"needed": str(needed), "free": str(free)},
+            f"the restore needs {needed} bytes and the target's filesystem has {free} free{kept}",
+            metadata={"needed": str(needed), "free": str(free), "reserve": str(self._reserve)},
         )
 
+    def look(self) -> None:
+        """Whether the reserve is still there."""
+        self._steps += 1
+        if not self._reserve or self._steps % _STEPS_PER_LOOK:
+            return
+        free = free_bytes(self._fd)
+        if free < self._reserve:
+            raise ResourceExhausted(
+                Reason.DISK_FULL,
+                f"the target's filesystem has only {free} bytes left, and {self._reserve} are kept free",
+                metadata={"free": str(free), "reserve": str(self._reserve)},
+            )
 
-def _restored(found: Extracted) -> Restored:
-    header = found.manifest_header or {}
-    root = header.get("root")
+
+def _restored(found: Extracted, reader: ArchiveReader) -> Restored:
     return Restored(
         files=found.files,
         directories=found.directories,
         symlinks=found.symlinks,
         hardlinks=found.hardlinks,
         bytes=found.bytes,
-        warnings=found.warnings,
         warning_count=found.warning_count,
-        root=dict(root) if isinstance(root, dict) else {},
+        has_manifest=found.manifest_header is not None,
+        root=_root_attributes(found, reader),
     )
+
+
+def _root_attributes(found: Extracted, reader: ArchiveReader) -> dict[str, Any]:
+    """The root's attributes, by the manifest or by a member `./`; nothing where they are not what they should be."""
+    if found.manifest_header is None:
+        root = reader.root
+        if root is None:
+            return {}
+        mtime = format_mtime(root.mtime_ns)
+        return {"mode": f"{root.mode:04o}", "mtime": mtime, "uid": root.uid, "gid": root.gid}
+    stated: Any = found.manifest_header.get("root")
+    try:
+        ids = {key: stated[key] for key in ("uid", "gid")}
+        if not all(isinstance(number, int) and 0 <= number <= _LARGEST_ID for number in ids.values()):
+            return {}
+        return {
+            "mode": f"{int(stated['mode'], 8) & 0o777:04o}",
+            "mtime": format_mtime(parse_mtime(stated["mtime"])),
+            **ids,
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def _set_root(root_fd: int, root: dict[str, Any]) -> None:
@@ -171,7 +244,7 @@ def _set_root(root_fd: int, root: dict[str, Any]) -> None:
         os.fchmod(root_fd, int(root["mode"], 8) & 0o777)
         mtime = parse_mtime(root["mtime"])
         os.utime(root_fd, ns=(mtime, mtime))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS, errno.EINVAL):

@@ -57,7 +57,7 @@ class PathSelection:
         """Raises NotFound/ENTRY_NOT_FOUND naming a path that no entry was asked about."""
         if self._open:
             missing = escape(min(self._open))
-            raise NotFound(Reason.ENTRY_NOT_FOUND, f"the backup holds no entry {missing}", metadata={"path": missing})
+            raise NotFound(Reason.ENTRY_NOT_FOUND, f"the archive holds no entry {missing}", metadata={"path": missing})
 
 
 def check_patterns(patterns: Sequence[str], field: str) -> list[str]:

@@ -122,6 +122,9 @@ def _put_result(message: task_pb2.Task, kind: str, result: Mapping[str, Any]) ->
     elif kind == "RESTORE":
         plan = restore_pb2.RestorePlan(**result["plan"])
         message.restore_result.CopyFrom(task_pb2.RestoreResult(**{**result, "plan": plan}))
+    elif kind == "RESTORE_ARCHIVE":
+        archive_format = f"ARCHIVE_FORMAT_{result['format']}"
+        message.restore_archive_result.CopyFrom(task_pb2.RestoreArchiveResult(**{**result, "format": archive_format}))
 
 
 def _source_outcome(record: Mapping[str, Any]) -> task_pb2.SourceOutcome:

@@ -1,8 +1,9 @@
-"""RestoreService: putting a backup's files back."""
+"""RestoreService: putting files back, of a backup or of any archive."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import grpc
@@ -24,6 +25,7 @@ from holdfast_server.rpc.parse import (
 from holdfast_server.rpc.services import Services
 from holdfast_server.rpc.watching import stream_task
 from holdfast_server.tasks.restore import RestoreOrder
+from holdfast_server.tasks.restore_archive import ArchiveLimits, RestoreArchiveOrder
 
 __all__ = ["RestoreServicer"]
 
@@ -43,6 +45,24 @@ class RestoreServicer(restore_service_pb2_grpc.RestoreServiceServicer):
         context.send_initial_metadata((("holdfast-task-id", row.task_id),))
         yield from stream_task(self._services, row.task_id, None, context)
 
+    def RestoreArchive(self, request: pb.RestoreArchiveRequest, context: grpc.ServicerContext) -> task_pb2.Task:
+        del context
+        refuse_unbuilt(request, "new_wallet")
+        if request.WhichOneof("target") is None:
+            raise invalid_field("new_folder", "must be set: where do the files go?")
+        principal = current_principal().name
+        order = RestoreArchiveOrder(
+            archive_path=parse_path(request.archive_path, "archive_path"),
+            folder=parse_path(request.new_folder.folder, "new_folder.folder"),
+            create_parents=request.new_folder.create_parents,
+            paths=tuple(parse_relative(path, f"paths[{index}]") for index, path in enumerate(request.paths)),
+            limits=_limits(request.limits),
+            dry_run=request.dry_run,
+            credentials=parse_credentials(request),
+        )
+        key = request_key(request, "RestoreArchive", principal, {"limits": asdict(order.limits)})
+        return task_message(self._services.archive_restores.create(order, principal, key))
+
     def _create(self, request: Any) -> TaskRow:
         refuse_unbuilt(request, "in_place", "new_wallet", "overwrite", "delete_extra", "exchange_root")
         if request.WhichOneof("target") is None:
@@ -57,3 +77,7 @@ class RestoreServicer(restore_service_pb2_grpc.RestoreServiceServicer):
         )
         key = request_key(request, "RestoreBackup", current_principal().name, {"overwrite": policy})
         return self._services.restores.create(order, current_principal().name, key, parse_credentials(request))
+
+
+def _limits(message: restore_pb2.ArchiveLimits) -> ArchiveLimits:
+    return ArchiveLimits(**{field.name: value for field, value in message.ListFields()})

@@ -9,6 +9,7 @@ from holdfast_server.tasks.backup_life import BackupLife
 from holdfast_server.tasks.backup_orders import BackupOrders
 from holdfast_server.tasks.engine import TaskEngine
 from holdfast_server.tasks.restore import RestoreOrders
+from holdfast_server.tasks.restore_archive import RestoreArchiveOrders
 from holdfast_server.tasks.sources import SourceRegistry
 from holdfast_server.tasks.verify import VerifyOrders
 from holdfast_server.tasks.watch import EventPump
@@ -28,3 +29,4 @@ class Services:
     life: BackupLife
     verifications: VerifyOrders
     restores: RestoreOrders
+    archive_restores: RestoreArchiveOrders

@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import BinaryIO, Self
 
 from holdfast_server.errors import FailedPrecondition, HoldfastError, PermissionDenied, Reason, invalid_field
 from holdfast_server.storage.descent import DIRECTORY_FLAGS
@@ -33,6 +33,8 @@ from holdfast_server.storage.names import escape
 __all__ = ["FolderPolicy", "RestoreTarget"]
 
 _MAX_NEW_FOLDERS = 64
+#: A FIFO that takes the file's place must not block.
+_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,33 @@ class FolderPolicy:
                 return RestoreTarget(_passed(found.folder.fd, found.folder.path), name, None, tuple(found.missing))
             return RestoreTarget(self._create(found, parent_path, ()), name, None)
 
+    def open_file(self, path: str | bytes, field: str) -> BinaryIO:
+        """A file to be read: it exists, is a regular file and no link, lies below a root and not in the data directory.
+
+        FILE_NOT_FOUND for whatever else is there, and where rights are missing; nothing but a regular file is opened.
+        """
+        raw = checked_path(path, field)
+        parent_path, _, name = raw.rpartition(b"/")
+        if name in (b"", b".", b".."):
+            raise invalid_field(field, "must end in the name of a file", path=escape(raw))
+        with open_deepest(parent_path or b"/") as found:
+            self._check_place(found.folder.fd, raw)
+            if found.error is not None:
+                raise _no_file(raw, found.error) from found.error
+            try:
+                status = os.stat(name, dir_fd=found.folder.fd, follow_symlinks=False)
+                _require_regular(status, raw)
+                fd = os.open(name, _FILE_FLAGS, dir_fd=found.folder.fd)
+            except OSError as error:
+                raise _no_file(raw, error) from error
+        file = os.fdopen(fd, "rb", buffering=0)
+        try:
+            _require_regular(os.fstat(fd), raw)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
     def _target(self, parent_fd: int, raw: bytes, parent_path: bytes, name: bytes) -> RestoreTarget:
         """The target in a parent that exists."""
         try:
@@ -314,6 +343,25 @@ def _check_creatable(found: Deepest, path: bytes) -> None:
     if not may(found.folder.fd, os.W_OK | os.X_OK):
         number = _denial(found.folder.fd)
         raise _not_creatable(path, OSError(number, os.strerror(number)))
+
+
+def _require_regular(status: os.stat_result, path: bytes) -> None:
+    if stat.S_ISREG(status.st_mode):
+        return
+    what = "a symbolic link, which is not followed" if stat.S_ISLNK(status.st_mode) else "no regular file"
+    text = f"{escape(path)} is {what}"
+    raise FailedPrecondition(Reason.FILE_NOT_FOUND, text, metadata={"path": escape(path)})
+
+
+def _no_file(path: bytes, error: OSError) -> HoldfastError:
+    """What a file that cannot be opened amounts to."""
+    shown = escape(path)
+    number = error.errno or 0
+    if number not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM):
+        return translate_os_error(error, f"opening {shown}")
+    name = errno.errorcode.get(number, "")
+    text = f"{shown} cannot be opened: {os.strerror(number)}"
+    return FailedPrecondition(Reason.FILE_NOT_FOUND, text, metadata={"path": shown, "errno": name})
 
 
 def _not_empty(path: bytes) -> HoldfastError:

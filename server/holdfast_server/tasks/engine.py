@@ -37,7 +37,8 @@ Answer = TypeVar("Answer")
 class NewTask:
     """What a create call asks for. `request` holds no secret; its `task_id`, if any, becomes the task's.
 
-    `credentials` reach the worker that runs the task, sealed, and nothing else.
+    `credentials` reach the worker that runs the task, sealed, and nothing else. `queue` is "data" or "short"; unset,
+    only a dry run is short.
     """
 
     kind: TaskKind
@@ -48,6 +49,7 @@ class NewTask:
     dry_run: bool = False
     message: str = ""
     credentials: Credentials | None = None
+    queue: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class TaskEngine:
                 source_count=len(new.source_ids),
                 create_time=now,
                 update_time=now,
-                queue="short" if new.dry_run else "data",
+                queue=new.queue or ("short" if new.dry_run else "data"),
                 message=new.message,
                 has_credentials=new.credentials is not None,
             )

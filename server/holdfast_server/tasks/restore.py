@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 import base64
-import errno
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
+from holdfast_server.archive.reader import Limits, open_reader
 from holdfast_server.catalog.backups import lock_resource
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.catalog.rows import BackupRow, LockMode, LockWish, SourceState, TaskKind, TaskRow
 from holdfast_server.catalog.sources import get_source
-from holdfast_server.catalog.tasks import update_attempt
-from holdfast_server.core.control import Problem
-from holdfast_server.core.restore import (
-    Restored,
-    apply_staging,
-    extract_to_staging,
-    remove_staging,
-    staging_name,
-)
+from holdfast_server.core.control import Problem, ReadingProgress
+from holdfast_server.core.restore import Restored, Unpacking, extract_to_staging
+from holdfast_server.core.selection import PathSelection
 from holdfast_server.core.verify import key_required, open_archive, open_content
-from holdfast_server.errors import FailedPrecondition, Fenced, invalid_field
-from holdfast_server.storage.folder import OpenFolder
-from holdfast_server.storage.local import free_bytes, fsync_directory
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
+from holdfast_server.tasks.new_folder import FIELD, NewFolder, check_paths, counts_of, target_wish
 from holdfast_server.tasks.run import Outcome, TaskRun
 from holdfast_server.tasks.sources import source_suspended
 from holdfast_server.tasks.stored import age_identity, as_archive, require_backup, require_finished, require_quiet
 
 __all__ = ["RestoreHandler", "RestoreOrder", "RestoreOrders"]
-
-_MAX_PATHS = 1000
-_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +58,13 @@ class RestoreOrders:
         FailedPrecondition (BACKUP_NOT_RESTORABLE, SOURCE_SUSPENDED, FOLDER_…, KEY_REQUIRED for a sealed one),
         InvalidArgument, PermissionDenied/PATH_NOT_ALLOWED, Unavailable/NO_WORKER.
         """
-        _check_paths(order.paths)
+        check_paths(order.paths)
         has_identity = age_identity(credentials) is not None
         if key is not None and (known := self._engine.recall(key)) is not None:
             return known
         self._engine.inside(partial(_restorable, order.backup_id, has_identity))
         with self._policy.check_restore_target(
-            order.folder, "new_folder.folder", create_parents=order.create_parents, dry_run=order.dry_run
+            order.folder, FIELD, create_parents=order.create_parents, dry_run=order.dry_run
         ):
             return self._engine.create(partial(_file, order, principal, credentials), key)
 
@@ -96,7 +82,7 @@ def _file(order: RestoreOrder, principal: str, credentials: Credentials | None, 
         source_ids=[row.source_id],
         wishes=[
             LockWish(lock_resource(order.backup_id), LockMode.SHARED),
-            LockWish(f"folder:{escape(order.folder.rstrip(b'/'))}", LockMode.EXCLUSIVE),
+            target_wish(order.folder),
         ],
         dry_run=order.dry_run,
         message="waiting",
@@ -114,15 +100,6 @@ def _restorable(backup_id: str, has_identity: bool, connection: sa.Connection) -
     return row
 
 
-def _check_paths(paths: tuple[bytes, ...]) -> None:
-    if len(paths) > _MAX_PATHS:
-        raise invalid_field("paths", f"names {len(paths)} paths, at most {_MAX_PATHS} are allowed")
-    for index, path in enumerate(paths):
-        parts = path.strip(b"/").split(b"/")
-        if path.startswith(b"/") or any(part in (b"", b".", b"..") for part in parts) or b"\0" in path:
-            raise invalid_field(f"paths[{index}]", "must be relative to the backup, without `.`, `..` or empty parts")
-
-
 class RestoreHandler:
     """Does RESTORE tasks in a worker."""
 
@@ -133,169 +110,76 @@ class RestoreHandler:
     def run(self, run: TaskRun) -> Outcome:
         request = run.row.request
         folder = base64.b64decode(request["folder"])
+        target = NewFolder(self._policy, run, folder)
+        if target.committed:
+            return target.finish()
         with self._database.read() as connection:
             row = require_finished(require_backup(connection, request["backup_id"]))
-        if "applying" in run.row.checkpoint:
-            return self._finish_applying(run, row, folder)
-        size, files = int(row.statistics["original_size"]), int(row.statistics["files"])
         paths = [base64.b64decode(path) for path in request["paths"]]
         if not paths:
+            size, files = int(row.statistics["original_size"]), int(row.statistics["files"])
             run.progress.set_totals(size, files, work=1.0)
         if run.row.dry_run:
-            return self._plan(row, folder)
+            return _plan(row, folder, target.foresee())
         run.log(f"restoring {escape(row.storage_path)} to {escape(folder)}")
-        archive, identity = as_archive(row), age_identity(run.credentials())
-        run.progress.keep_names = not archive.sealed
-        staging = staging_name(run.task_id, run.attempt)
-        with (
-            open_archive(archive) as file,
-            open_content(archive, file, identity, run.control.check) as content,
-            self._target(run, folder) as root,
-        ):
-            try:
-                found = extract_to_staging(
-                    content,
-                    archive,
-                    root.fd,
-                    staging, paths=paths, control=run.control, progress=run.progress,
-                )  # fmt: skip
-                for warning in found.warnings:
-                    run.problem(
-                        Problem(b"", "RESTORED_WITH_WARNING", warning), source_id=row.source_id, backup_id=row.backup_id
-                    )
-                self._commit_to_applying(run, found, staging)
-                self._apply(run, root.fd, folder)
-            except BaseException as error:
-                if "applying" not in run.row.checkpoint:
-                    run.cleanup.removed(*remove_staging(root.fd, staging))
-                    if not isinstance(error, Fenced):  # then the folder is the successor's
-                        self._remove_root(run, folder)
-                raise
-        return self._outcome(row, folder, _counts(found), found.warning_count)
+        return self._restore(run, row, target, folder, PathSelection(paths) if paths else None)
 
     def clean(self, run: TaskRun, *, cancelled: bool) -> list[str]:  # noqa: ARG002  a proved restore is finished
-        """Remove the staging of lower attempts, and the target if this task made it.
-
-        Once entries are being moved, nothing is removed any more: the restore is finished instead.
-        """
-        if "applying" in run.row.checkpoint or run.row.dry_run:
-            return []
-        folder = base64.b64decode(run.row.request["folder"])
-        try:
-            fd = os.open(folder, _OPEN)
-        except OSError:
-            return []
-        try:
-            for attempt in range(1, run.attempt):
-                run.cleanup.removed(*remove_staging(fd, staging_name(run.task_id, attempt)))
-        finally:
-            os.close(fd)
-        self._remove_root(run, folder)
+        NewFolder(self._policy, run, base64.b64decode(run.row.request["folder"])).clean()
         return []
 
     def abandon(self, connection: sa.Connection, run: TaskRun, failed: bool) -> None:
         pass
 
-    @contextmanager
-    def _target(self, run: TaskRun, folder: bytes) -> Iterator[OpenFolder]:
-        """The empty target, made if it does not exist; that this task made it is recorded first."""
-        with self._policy.check_restore_target(folder, "new_folder.folder", create_parents=False) as target:
-            if target.existing is not None:
-                yield target.existing
-                return
-            with run.guarded() as connection:
-                run.checkpoint(connection, made_root=True)
-            os.mkdir(target.name, 0o700, dir_fd=target.parent.fd)
-            fsync_directory(target.parent.fd)
-            with OpenFolder(os.open(target.name, _OPEN, dir_fd=target.parent.fd), folder) as made:
-                yield made
+    def _restore(
+        self, run: TaskRun, row: BackupRow, target: NewFolder, folder: bytes, select: PathSelection | None
+    ) -> Outcome:
+        archive, identity = as_archive(row), age_identity(run.credentials())
+        run.progress.keep_names = not archive.sealed
 
-    def _commit_to_applying(self, run: TaskRun, found: Restored, staging: bytes) -> None:
-        """The point of no return: from here the restore is finished, by this attempt or a later one."""
-        applying = {"staging": staging.decode(), "root": found.root, "counts": _counts(found)}
-        try:
-            with run.guarded() as connection:
-                run.checkpoint(connection, applying=applying)
-                update_attempt(connection, run.task_id, run.attempt, committing=True)
-        except BaseException:
-            run.row.checkpoint.pop("applying", None)  # it did not come about
-            raise
-        run.progress.begin("applying")
+        def report(path: bytes, what: str, whole: bool) -> None:
+            del whole
+            problem = Problem(path, "RESTORED_WITH_WARNING", what)
+            run.problem(problem, source_id=row.source_id, backup_id=row.backup_id)
 
-    def _finish_applying(self, run: TaskRun, row: BackupRow, folder: bytes) -> Outcome:
-        run.log("an earlier attempt had proved everything; moving what is left")
-        run.progress.begin("applying")
-        fd = os.open(folder, _OPEN)
-        try:
-            self._apply(run, fd, folder)
-        finally:
-            os.close(fd)
-        return self._outcome(row, folder, run.row.checkpoint["applying"]["counts"], 0)
+        with open_archive(archive) as file, open_content(archive, file, identity, run.control.check) as content:
 
-    def _apply(self, run: TaskRun, root_fd: int, folder: bytes) -> None:
-        """Move up what staging holds. Where something stands in the way, the report says what stays where."""
-        applying = run.row.checkpoint["applying"]
-        staging = applying["staging"].encode()
-        try:
-            apply_staging(root_fd, staging, applying["root"], lambda: None)
-        except FailedPrecondition:
-            run.left_behind += [escape(folder), escape(folder.rstrip(b"/") + b"/" + staging)]
-            raise
+            def prove(root_fd: int, staging: bytes) -> tuple[Restored, Outcome]:
+                unpacking = Unpacking(
+                    open_reader(archive.format.name, content, limits=Limits(), check=run.control.check),
+                    select,
+                    ReadingProgress(run.progress, archive.original_size, archive.files),
+                    report,
+                    needed=archive.original_size if select is None else None,
+                )
+                found = extract_to_staging(unpacking, root_fd, staging, control=run.control, progress=run.progress)
+                return found, _outcome(row, folder, found)
 
-    def _plan(self, row: BackupRow, folder: bytes) -> Outcome:
-        """A dry run: what would be created, by the catalog's word, and whether it would fit."""
-        with self._policy.check_restore_target(
-            folder, "new_folder.folder", create_parents=True, dry_run=True
-        ) as target:
-            free = free_bytes(target.parent.fd)
-        needed = int(row.statistics["original_size"])
-        counts = {name: int(row.statistics[name]) for name in ("files", "directories", "symlinks", "hardlinks")}
-        counts["bytes"] = 0
-        fits = "" if needed <= free else f"; only {free} bytes are free"
-        result = self._result(row, folder, counts, create=sum(counts.values()), needed=needed)
-        result["files_verified"] = 0
-        return Outcome(result, f"would restore {counts['files']} files, {needed} bytes{fits}", warnings=needed > free)
-
-    def _outcome(self, row: BackupRow, folder: bytes, counts: dict[str, int], warnings: int) -> Outcome:
-        entries = sum(counts[name] for name in ("files", "directories", "symlinks", "hardlinks"))
-        result = self._result(row, folder, counts, create=entries, needed=counts["bytes"])
-        text = (
-            f"restored {counts['files']} files, {counts['bytes']} bytes to {escape(folder)}, every file's hash verified"
-        )
-        return Outcome(result, text, warnings=warnings > 0)
-
-    def _result(
-        self, row: BackupRow, folder: bytes, counts: dict[str, int], *, create: int, needed: int
-    ) -> dict[str, Any]:
-        return {
-            "backup_id": row.backup_id,
-            "folder": escape(folder),
-            "files": counts["files"],
-            "directories": counts["directories"],
-            "symlinks": counts["symlinks"],
-            "hardlinks": counts["hardlinks"],
-            "restored_size": counts["bytes"],
-            "files_verified": counts["files"],
-            "plan": {"create": create, "replace": 0, "delete": 0, "keep": 0, "bytes_needed": needed},
-        }
-
-    def _remove_root(self, run: TaskRun, folder: bytes) -> None:
-        """Remove the target again if this task made it and it is empty."""
-        if not run.row.checkpoint.get("made_root"):
-            return
-        with suppress(FileNotFoundError):
-            try:
-                os.rmdir(folder)
-            except OSError as error:
-                if error.errno != errno.ENOTEMPTY:
-                    raise
+            return target.restore(prove)
 
 
-def _counts(found: Restored) -> dict[str, int]:
+def _plan(row: BackupRow, folder: bytes, free: int) -> Outcome:
+    """A dry run: what would be created, by the catalog's word, and whether it would fit."""
+    needed = int(row.statistics["original_size"])
+    counts = {name: int(row.statistics[name]) for name in ("files", "directories", "symlinks", "hardlinks")}
+    fits = "" if needed <= free else f"; only {free} bytes are free"
+    result = _result(row, folder, {**counts, "restored_size": 0}, create=sum(counts.values()), needed=needed)
+    result["files_verified"] = 0
+    return Outcome(result, f"would restore {counts['files']} files, {needed} bytes{fits}", warnings=needed > free)
+
+
+def _outcome(row: BackupRow, folder: bytes, found: Restored) -> Outcome:
+    entries = found.files + found.directories + found.symlinks + found.hardlinks
+    result = _result(row, folder, counts_of(found), create=entries, needed=found.bytes)
+    text = f"restored {found.files} files, {found.bytes} bytes to {escape(folder)}, every file's hash verified"
+    return Outcome(result, text, warnings=found.warning_count > 0)
+
+
+def _result(row: BackupRow, folder: bytes, counts: dict[str, Any], *, create: int, needed: int) -> dict[str, Any]:
     return {
-        "files": found.files,
-        "directories": found.directories,
-        "symlinks": found.symlinks,
-        "hardlinks": found.hardlinks,
-        "bytes": found.bytes,
+        "backup_id": row.backup_id,
+        "folder": escape(folder),
+        **counts,
+        "files_verified": counts["files"],
+        "plan": {"create": create, "replace": 0, "delete": 0, "keep": 0, "bytes_needed": needed},
     }

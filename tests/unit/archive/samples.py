@@ -14,9 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from holdfast_server.archive.manifest import ManifestEntry, ManifestSpool, sums_line
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.reader import ArchiveReader, Limits, open_reader
+from holdfast_server.archive.reading import LimitExceeded
+from holdfast_server.errors import Reason
 
 FILE, DIRECTORY, SYMLINK, HARDLINK = MemberKind.FILE, MemberKind.DIRECTORY, MemberKind.SYMLINK, MemberKind.HARDLINK
 WHEN = 1_700_000_000_000_000_000
@@ -198,3 +202,12 @@ def reading(tmp_path: Path, format_name: str, data: bytes, limits: Limits | None
 def read_all(tmp_path: Path, format_name: str, data: bytes, limits: Limits | None = None) -> list[Entry]:
     with reading(tmp_path, format_name, data, limits) as reader:
         return [(member, b"".join(content)) for member, content in reader.members()]
+
+
+def exceeds(tmp_path: Path, format_name: str, data: bytes, limit: str, allowed: int, limits: Limits) -> None:
+    """Reading the archive must pass this limit."""
+    with pytest.raises(LimitExceeded) as caught:
+        read_all(tmp_path, format_name, data, limits)
+    assert caught.value.reason is Reason.QUOTA_EXCEEDED
+    assert (caught.value.limit, caught.value.allowed) == (limit, allowed)
+    assert str(allowed) in caught.value.message

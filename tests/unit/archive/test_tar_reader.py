@@ -18,6 +18,7 @@ import zstandard
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.member import Member
 from holdfast_server.archive.reader import DETECT_SIZE, Limits, detect_format
+from holdfast_server.archive.reading import LimitExceeded
 from holdfast_server.archive.tar_header import parse_mtime, parse_pax
 from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
 from tests.unit.archive.samples import (
@@ -27,6 +28,7 @@ from tests.unit.archive.samples import (
     TREE,
     WHEN,
     directory,
+    exceeds,
     file,
     forged,
     hardlink,
@@ -170,8 +172,7 @@ def test_plain_tar_keeps_every_rule(tmp_path: Path) -> None:
     ):
         with pytest.raises(FailedPrecondition, match=words):
             read_all(tmp_path, "TAR", data)
-    with pytest.raises(FailedPrecondition, match="unpacks to more"):
-        read_all(tmp_path, "TAR", tar(TREE), Limits(total_bytes=1 << 10))
+    exceeds(tmp_path, "TAR", tar(TREE), "total_bytes", 1 << 10, Limits(total_bytes=1 << 10))
     with pytest.raises(DataLoss, match="without its end mark"):
         read_all(tmp_path, "TAR", b"")
 
@@ -458,6 +459,41 @@ def test_no_name(tmp_path: Path) -> None:
 
 def test_limits(tmp_path: Path) -> None:
     bomb = tar_gz([file(b"a", bytes(5 << 20))])
-    refused(tmp_path, bomb, "unpacks to more", Limits(total_bytes=1 << 20))
-    refused(tmp_path, bomb, "unpacks to more", Limits(ratio=10, ratio_floor=1 << 20))
-    refused(tmp_path, tar_gz(TREE), "more than 1 entries", Limits(entries=1))
+    exceeds(tmp_path, "TAR_GZ", bomb, "total_bytes", 1 << 20, Limits(total_bytes=1 << 20))
+    exceeds(tmp_path, "TAR_GZ", bomb, "ratio", 10, Limits(ratio=10, ratio_floor=1 << 20))
+    assert read_all(tmp_path, "TAR_GZ", bomb, Limits(ratio=10)), "what is small may shrink as it likes"
+    exceeds(tmp_path, "TAR_GZ", tar_gz(TREE), "entries", 1, Limits(entries=1))
+    exceeds(tmp_path, "TAR_GZ", tar_gz([file(b"a/b/c")]), "depth", 2, Limits(depth=2))
+    exceeds(tmp_path, "TAR_GZ", tar_gz([file(b"abcdef")]), "path_length", 5, Limits(path_length=5))
+
+
+def test_special_members_count_as_entries(tmp_path: Path) -> None:
+    data = gzip.compress(header(b"a", b"6") + header(b"b", b"6") + END)
+    with reading(tmp_path, "TAR_GZ", data, Limits(entries=1)) as reader, pytest.raises(LimitExceeded):
+        list(reader.members())
+
+
+def test_names_that_begin_with_a_dot_and_a_slash(tmp_path: Path) -> None:
+    """`tar -c .` writes them so; one name in both spellings is still one name."""
+    source = tmp_path / "source"
+    (source / "d").mkdir(parents=True)
+    (source / "d" / "f").write_text("x")
+    os.link(source / "d" / "f", source / "g")
+    source.chmod(0o751)
+    data = subprocess.run(["tar", "-C", source, "--sort=name", "-cz", "."], check=True, capture_output=True).stdout
+    with reading(tmp_path, "TAR_GZ", data) as reader:
+        members = [member for member, _ in reader.members()]
+        assert [(member.path, member.link_target) for member in members] == [
+            (b"d", b""), (b"d/f", b""), (b"g", b"d/f"),
+        ]  # fmt: skip
+        assert reader.root is not None
+        assert reader.root.mode == 0o751
+    refused_tar(tmp_path, header(b"./f") + header(b"f") + END, "same name")
+
+
+def test_the_position_follows_the_file(tmp_path: Path) -> None:
+    data = tar_gz([file(b"%d" % n, os.urandom(1 << 20)) for n in range(4)])
+    with reading(tmp_path, "TAR_GZ", data) as reader:
+        positions = [reader.position for _ in reader.members()]
+    assert positions == sorted(positions)
+    assert 0 < positions[0] < len(data) // 2 < positions[-1] <= len(data)

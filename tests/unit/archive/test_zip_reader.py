@@ -16,7 +16,7 @@ import pytest
 
 from holdfast_server.archive.reader import Limits
 from holdfast_server.errors import DataLoss, FailedPrecondition, HoldfastError, Reason
-from tests.unit.archive.samples import FILE, SYMLINK, TREE, directory, file, forged, read_all, reading, symlink
+from tests.unit.archive.samples import FILE, SYMLINK, TREE, directory, exceeds, file, forged, read_all, reading, symlink
 
 TWO = [file(b"a", b"first" * 50), file(b"b", b"second" * 50)]
 
@@ -420,9 +420,22 @@ def test_broken_or_cut_deflate(tmp_path: Path) -> None:
 
 def test_limits(tmp_path: Path) -> None:
     bomb = forged([file(b"a", bytes(5 << 20))])
-    refused(tmp_path, bomb, "unpacks to more", Limits(total_bytes=1 << 20))
-    refused(tmp_path, bomb, "unpacks to more", Limits(ratio=10, ratio_floor=1 << 20))
+    exceeds(tmp_path, "ZIP", bomb, "total_bytes", 1 << 20, Limits(total_bytes=1 << 20))
+    exceeds(tmp_path, "ZIP", bomb, "ratio", 10, Limits(ratio=10, ratio_floor=1 << 20))
     assert read_all(tmp_path, "ZIP", bomb, Limits(ratio=10))[0][0].kind is FILE
-    refused(tmp_path, forged(TWO), "more than 1 entries", Limits(entries=1))
-    refused(tmp_path, forged([file(b"a/b/c")]), "nested deeper", Limits(depth=2))
-    refused(tmp_path, forged([file(b"abcdef")]), "longer than 5", Limits(path_length=5))
+    exceeds(tmp_path, "ZIP", forged(TWO), "entries", 1, Limits(entries=1))
+    exceeds(tmp_path, "ZIP", forged([file(b"a/b/c")]), "depth", 2, Limits(depth=2))
+    exceeds(tmp_path, "ZIP", forged([file(b"abcdef")]), "path_length", 5, Limits(path_length=5))
+
+
+def test_stated_size_and_position(tmp_path: Path) -> None:
+    data = forged([file(b"%d" % n, os.urandom(1 << 20)) for n in range(4)])
+    with reading(tmp_path, "ZIP", data) as reader:
+        assert reader.stated_size(lambda _path: True) == 4 << 20
+        assert reader.stated_size(lambda path: path == b"1") == 1 << 20
+        positions = []
+        for _, content in reader.members():
+            for _ in content:
+                positions.append(reader.position)
+    assert positions == sorted(positions)
+    assert 0 < positions[0] < len(data) // 2 < positions[-1] <= len(data)

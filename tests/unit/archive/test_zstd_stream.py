@@ -11,10 +11,10 @@ import pytest
 import zstandard
 
 from holdfast_server.archive.reader import Limits
-from holdfast_server.archive.reading import BLOCK, Budget, FileSource
+from holdfast_server.archive.reading import BLOCK, Budget, FileSource, LimitExceeded
 from holdfast_server.archive.zstd_stream import zstd_blocks
 from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
-from tests.unit.archive.samples import TREE, file, read_all, tar
+from tests.unit.archive.samples import TREE, exceeds, file, read_all, tar
 
 MAGIC = b"\x28\xb5\x2f\xfd"
 ZEROS_BLOCK = 128 << 10
@@ -193,15 +193,15 @@ def zeros(size: int) -> bytes:
 
 def test_limits_while_streaming(tmp_path: Path) -> None:
     bomb = zeros(1 << 30)
-    refused(tmp_path, bomb, "unpacks to more", Limits(total_bytes=8 << 20))
-    refused(tmp_path, bomb, "unpacks to more", Limits(ratio=1000))
+    exceeds(tmp_path, "TAR_ZST", bomb, "total_bytes", 8 << 20, Limits(total_bytes=8 << 20))
+    exceeds(tmp_path, "TAR_ZST", bomb, "ratio", 1000, Limits(ratio=1000))
     path = tmp_path / "bomb"
     path.write_bytes(bomb)
     with path.open("rb") as opened:
         source = FileSource(opened)
         pieces = []
         blocks = zstd_blocks(source, Budget(Limits(total_bytes=8 << 20), source.size), lambda: None, 8 << 20)
-        with pytest.raises(FailedPrecondition):
+        with pytest.raises(LimitExceeded):
             pieces.extend(len(piece) for piece in blocks)
     assert max(pieces) <= BLOCK
     assert sum(pieces) <= 8 << 20

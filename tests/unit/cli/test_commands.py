@@ -332,6 +332,54 @@ def test_what_is_no_identity_file_is_refused_before_any_call(
     assert service.calls == []
 
 
+def test_restore_of_an_archive(run: Run, service: FakeService, tmp_path: Path) -> None:
+    restored = task_pb2.RestoreArchiveResult(
+        folder="/new",
+        files=5,
+        directories=1,
+        restored_size=9,
+        format=2,
+        sealed=True,
+        entries_skipped=1,
+        has_checksums=True,
+    )
+    service.on_create = lambda task: task.state(task_pb2.TASK_STATE_COMPLETED, restore_archive_result=restored)
+    (tmp_path / "key").write_text("AGE-SECRET-KEY-1X\n")
+    limits = ["--max-bytes", "1", "--max-entries", "2", "--max-ratio", "3", "--max-depth", "4"]
+    options = ["--identity", str(tmp_path / "key"), "--path", "Bank", "--create-parents", *limits]
+    code, out, _ = run("restore", "archive", "/a.bin", "--to", "/new", *options)
+    assert code == 0
+    for words in ("restored into /new", "5 files, 1 directory, 9 B", "own checksums only", "1 special entry left out"):
+        assert words in out
+    name, request = next(call for call in reversed(service.calls) if call[0] == "RestoreArchive")
+    assert (name, request.archive_path, request.new_folder.folder) == ("RestoreArchive", "/a.bin", "/new")
+    assert request.new_folder.create_parents
+    assert list(request.paths) == ["Bank"]
+    assert request.credentials.age_identity == "AGE-SECRET-KEY-1X"
+    given = request.limits
+    assert (given.max_bytes, given.max_entries, given.max_ratio, given.max_depth) == (1, 2, 3, 4)
+    assert "AGE-SECRET" not in out
+    code, _, err = run("restore", "archive", "/a", "--to", "/new", "--identity", str(tmp_path / "missing"))
+    assert (code, "cannot be read" in err) == (1, True)
+    assert run("restore", "archive", "/a", "--to", "/new", "--max-bytes", "0")[0] == 2
+    run("restore", "archive", "/a", "--to", "/new")
+    request = next(call[1] for call in reversed(service.calls) if call[0] == "RestoreArchive")
+    assert not request.HasField("credentials")
+    assert not request.limits.ListFields()
+
+
+def test_the_word_backup_may_be_left_out(run: Run, service: FakeService) -> None:
+    for words in (
+        ("b", "--to", "/new"),
+        ("backup", "b", "--to", "/new"),
+        ("--to", "/new", "b"),
+        ("--json", "b", "--to", "/new"),
+    ):
+        run("restore", *words, "--detach")
+        name, request = service.calls[-1]
+        assert (name, request.backup_id, request.new_folder.folder) == ("RestoreBackup", "b", "/new"), words
+
+
 def test_tasks(run: Run, service: FakeService) -> None:
     task = service.add_task(FakeTask())
     task.state(task_pb2.TASK_STATE_RUNNING)

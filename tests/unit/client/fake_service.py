@@ -285,6 +285,9 @@ class FakeService(
     def RestoreBackup(self, request: Any, context: Any) -> Any:
         return self._create("RestoreBackup", task_pb2.TASK_KIND_RESTORE, request, context)
 
+    def RestoreArchive(self, request: Any, context: Any) -> Any:
+        return self._create("RestoreArchive", task_pb2.TASK_KIND_RESTORE_ARCHIVE, request, context)
+
     def GetBackup(self, request: Any, context: Any) -> Any:
         self.enter("GetBackup", request, context)
         if request.backup_id not in self.backups:

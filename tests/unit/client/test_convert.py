@@ -37,6 +37,8 @@ PAIRS: list[tuple[Any, Any, set[str], set[str]]] = [
     (models.LogLine, task_pb2.TaskLogLine, set(), set()),
     # Coins of a restored wallet come with the calls that restore wallets.
     (models.RestoreResult, task_pb2.RestoreResult, {"restored_coins", "kept_coins", "suspect_coins"}, set()),
+    (models.RestoreArchiveResult, task_pb2.RestoreArchiveResult, {"restored_coins"}, set()),
+    (models.ArchiveLimits, restore_pb2.ArchiveLimits, set(), set()),
     (models.Event, task_pb2.TaskEvent, {"warning"}, {"problem", "warning_count"}),
 ]
 

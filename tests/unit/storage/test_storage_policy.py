@@ -348,3 +348,79 @@ def test_restore_targets_without_rights(place: Place, unprivileged: Callable[[],
                 )
             )
         assert error.reason is Reason.FOLDER_NOT_WRITABLE
+
+
+# -- files to be read ------------------------------------------------------------------------------------------------
+
+
+def test_a_file_to_be_read(place: Place) -> None:
+    (place.root / "backups" / "a.zip").write_bytes(b"content")
+    with place.policy.open_file(str(place.root / "backups" / "a.zip"), "archive_path") as file:
+        assert file.read() == b"content"
+    # Links on the way are followed, as everywhere; only the file itself must be named by its own path.
+    (place.root / "way").symlink_to(place.root / "backups")
+    with place.policy.open_file(str(place.root / "way" / "a.zip"), "archive_path") as file:
+        assert file.read() == b"content"
+
+
+def test_files_that_are_none(place: Place) -> None:
+    folder = place.root / "backups"
+    (folder / "f").write_bytes(b"x")
+    (folder / "link").symlink_to("f")
+    (folder / "dangling").symlink_to("nothing")
+    (folder / "loop").symlink_to("loop")
+    os.mkfifo(folder / "fifo")
+    for name, words in (
+        ("missing", "No such file"),
+        ("missing/f", "No such file"),
+        ("f/x", "Not a directory"),
+        ("link", "symbolic link"),
+        ("dangling", "symbolic link"),
+        ("loop", "symbolic link"),
+        ("loop/x", "symbolic links"),
+        ("fifo", "no regular file"),
+        ("../source", "no regular file"),
+    ):
+        error = refused(lambda name=name: place.policy.open_file(f"{folder}/{name}", "archive_path"))
+        assert error.reason is Reason.FILE_NOT_FOUND, name
+        assert words in error.message, (name, error.message)
+    for path in ("", "relative", "/", f"{folder}/", f"{folder}/.", f"{folder}/..", "/a\0b", "/" + "x" * 300):
+        error = refused(lambda path=path: place.policy.open_file(path, "archive_path"))
+        assert isinstance(error, InvalidArgument), path
+        assert error.metadata["field"] == "archive_path"
+
+
+def test_files_outside_of_the_roots_are_not_even_told_apart(place: Place) -> None:
+    (place.base / "outside" / "f").write_bytes(b"x")
+    (place.root / "out").symlink_to(place.base / "outside")
+    for path in (
+        place.base / "outside" / "f",
+        place.base / "outside" / "missing",
+        place.root / "out" / "f",
+        place.root / ".." / "outside" / "f",
+        "/etc/passwd",
+        "/no/such/file",
+    ):
+        error = refused(lambda path=path: place.policy.open_file(str(path), "archive_path"))
+        assert isinstance(error, PermissionDenied), path
+        assert error.reason is Reason.PATH_NOT_ALLOWED
+
+
+def test_the_services_own_files_are_not_read(place: Place) -> None:
+    (place.root / "data" / "admin.token").write_text("secret")
+    (place.root / "alias").symlink_to(place.root / "data")
+    for path in (place.root / "data" / "admin.token", place.root / "alias" / "admin.token"):
+        error = refused(lambda path=path: place.policy.open_file(str(path), "archive_path"))
+        assert error.reason is Reason.FOLDER_INSIDE_DATA_DIR
+        assert "secret" not in error.message
+
+
+def test_a_file_without_the_right_to_read_it(place: Place) -> None:
+    path = place.root / "backups" / "f"
+    path.write_bytes(b"x")
+    path.chmod(0)
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    error = refused(lambda: place.policy.open_file(str(path), "archive_path"))
+    assert error.reason is Reason.FILE_NOT_FOUND
+    assert error.metadata["errno"] == "EACCES"
