@@ -195,14 +195,14 @@ class ArchiveWriter(ABC):
     # -- for the core ---------------------------------------------------------------------------------------------
 
     @property
-    def can_rollback(self) -> bool:
-        """Whether `rollback` works: not where the file only goes forward."""
-        return self._file.seekable()
-
-    @property
     def bytes_written(self) -> int:
         """The archive's size so far, without what is still being compressed."""
         return self._position
+
+    @property
+    def can_rollback(self) -> bool:
+        """Whether `rollback` works: not where the file only goes forward."""
+        return self._file.seekable()
 
     def add(self, member: Member, content: bytes = b"", *, changed: bool = False) -> None:
         """Add a directory, a link, or a file whose whole content is `content`.

@@ -2,83 +2,43 @@
 
 In a zip the manifest is found first, so each member is compared at once. In a tar it comes last; what was read is
 spooled, compressed, until then. Whether a member named as a manifest is the manifest shows only when nothing follows
-it, so there its verdict waits for the archive's end. Verification and extraction are sinks of this pass.
+it, so there its verdict waits for the archive's end. Verification and extraction are sinks of this pass; who has the
+manifest already may pull the members instead, at his own pace.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from holdfast_server.archive.manifest import (
-    SUMS_NAME,
     UNHASHED,
     ManifestEntry,
     ManifestReader,
     is_manifest_name,
+    is_sums_name,
     pack,
     sums_line,
     unpack,
 )
 from holdfast_server.archive.member import Member, MemberKind, difference
 from holdfast_server.archive.reading import ArchiveReader, Content, Names, damage, show
-from holdfast_server.archive.spool import RecordSpool
-from holdfast_server.errors import DataLoss, Reason
+from holdfast_server.archive.sink import MAX_DAMAGED, DamagedArchive, Progress, Sink
+from holdfast_server.archive.spool import ByteSpool, RecordSpool
+from holdfast_server.errors import DataLoss
 
-__all__ = ["MAX_DAMAGED", "DamagedArchive", "Outcome", "Progress", "Sink", "run"]
-
-#: Called with the bytes and files read so far and the present path.
-Progress = Callable[[int, int, bytes], None]
-
-#: How many damaged paths are named.
-MAX_DAMAGED = 100
-
-_SUMS_STEM, _, _SUMS_SUFFIX = SUMS_NAME.rpartition(b".")
-
-
-class DamagedArchive(DataLoss):
-    """Members that are not what the manifest says. `damaged` holds their paths, the first MAX_DAMAGED of `count`."""
-
-    def __init__(self, first: str, damaged: list[bytes], count: int) -> None:
-        metadata = {"path": show(damaged[0]), "damaged_count": str(count)}
-        more = f", and {count - 1} more" if count > 1 else ""
-        super().__init__(Reason.CHECKSUM_MISMATCH, f"the archive is damaged: {first}{more}", metadata=metadata)
-        self.damaged = tuple(damaged)
-        self.count = count
-
-
-class Sink:
-    """What is done with the members of a pass. The base class does nothing with them."""
-
-    def wants(self, member: Member) -> bool:  # noqa: ARG002
-        """Whether this member's content is to be read and hashed."""
-        return True
-
-    def begin(self, member: Member, expected: ManifestEntry | None) -> None:
-        """A wanted member starts; `expected` is its manifest entry where that is known before its content."""
-
-    def write(self, block: bytes) -> None:
-        """A block of the content of the file that began last."""
-
-    def end(self) -> None:
-        """The member that began last is complete and equals `expected` if that was given."""
-
-    def abort(self) -> None:
-        """The pass ends by an exception."""
-
-    def left_out(self, path: bytes, what: str) -> None:
-        """Something of a member, or all of it, is of a kind that no member has; `what` says so for people."""
-
-    def withdraw(self, path: bytes) -> None:
-        """A member that was begun and ended is the manifest or the list of checksums, not content."""
+__all__ = ["Outcome", "pull", "run"]
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What a pass has read; the manifest and the list of checksums are not counted. `sparse` is for tars only."""
+    """What a pass has read; the manifest and the list of checksums are not counted.
+
+    `sparse` is set where the manifest comes last, and so is `manifest`, its text, if it was to be kept.
+    """
 
     files: int = 0
     bytes: int = 0
@@ -86,6 +46,7 @@ class Outcome:
     header: Mapping[str, Any] | None = None
     totals: Mapping[str, Any] | None = None
     sparse: Names = field(default_factory=Names)
+    manifest: ByteSpool | None = None
 
 
 def run(
@@ -96,13 +57,15 @@ def run(
     on_progress: Progress,
     expect_manifest: bool,
     keep_going: bool = False,
+    keep_manifest: bool = False,
 ) -> Outcome:
     """Read the whole archive into `sink`. Raises DataLoss for the first difference from the manifest.
 
     With `keep_going` the differences of single members are collected where the container allows to read on, and raised
     at the end as one DamagedArchive. Without a manifest the archive is refused if `expect_manifest`, else only read.
+    With `keep_manifest` the text of a manifest that comes last is kept, compressed in memory.
     """
-    one = _Pass(reader, sink, check, on_progress, keep_going and reader.can_skip)
+    one = _Pass(reader, sink, check, on_progress, keep_going and reader.can_skip, keep_manifest)
     try:
         manifest = reader.manifest()
         if manifest is not None:
@@ -115,12 +78,32 @@ def run(
     return one.outcome
 
 
+def pull(
+    reader: ArchiveReader, manifest: Iterable[bytes], wants: Callable[[Member], bool], *, check: Callable[[], None]
+) -> Iterator[tuple[ManifestEntry, Iterator[bytes]]]:
+    """Read the whole archive by its manifest: each wanted entry with its content, to be taken before the next one.
+
+    What the taker leaves of a content is read all the same: an entry is proved when the next one is asked for, and the
+    archive when there is no more. Raises DataLoss for the first difference, at a file's end for its content.
+    """
+    return _Pass(reader, _Chosen(wants), check, lambda *_: None).pulled(manifest)
+
+
+class _Chosen(Sink):
+    def __init__(self, wants: Callable[[Member], bool]) -> None:
+        self._wants = wants
+
+    def wants(self, member: Member) -> bool:
+        return self._wants(member)
+
+
 @dataclass(slots=True)
 class _Verdict:
     """What came out of reading a member as the manifest, and out of the list of checksums before it."""
 
     member: Member
     sums: _Sums | None
+    text: ByteSpool | None
     opened: bool = False
     error: DataLoss | None = None
     header: Mapping[str, Any] | None = None
@@ -139,13 +122,20 @@ class _Sums:
 
 class _Pass:
     def __init__(
-        self, reader: ArchiveReader, sink: Sink, check: Callable[[], None], on_progress: Progress, keep_going: bool
+        self,
+        reader: ArchiveReader,
+        sink: Sink,
+        check: Callable[[], None],
+        on_progress: Progress,
+        keep_going: bool = False,
+        keep_manifest: bool = False,
     ) -> None:
         self._reader = reader
         self._sink = sink
         self._check = check
         self._on_progress = on_progress
         self._keep_going = keep_going
+        self._keep_manifest = keep_manifest
         self._damaged: list[bytes] = []
         self._damaged_count = 0
         self._first = ""
@@ -164,24 +154,8 @@ class _Pass:
             # A foreign archive's file that only has the manifest's name.
             self.with_manifest_last(expect_manifest)
             return
-        entries = _entries(manifest)
-        trailing: list[Member] = []
-        for member, content in self._reader.members():
-            expected = next(entries, None)
-            if expected is not None:
-                self._one(member, content, expected)
-                continue
-            trailing.append(member)
-            if len(trailing) == 1 and _is_sums(member):
-                self._check_sums(member, content)
-            elif len(trailing) > 2 or not is_manifest_name(member.path):
-                raise damage("a member is not in the manifest", trailing[0].path)
-            content.discard()
-        missing = next(entries, None)
-        if missing is not None:
-            raise damage("a member of the manifest is missing", missing.member.path)
-        if not trailing or (len(trailing) == 2 and not _is_sums(trailing[0])):
-            raise damage("the manifest lists itself, or a member is not in it", trailing[0].path if trailing else None)
+        for member, content, expected in self._listed(manifest):
+            self._one(member, content, expected)
         self._finish(manifest.header, manifest.totals)
 
     def with_manifest_last(self, expect_manifest: bool) -> None:
@@ -210,22 +184,70 @@ class _Pass:
             if self._all_hashed and not verdict.sums.matches:
                 raise damage("the list of checksums does not match the files", verdict.sums.member.path)
             self._withdraw(verdict.sums.member)
-        self.outcome.sparse = verdict.sparse
+        self.outcome.sparse, self.outcome.manifest = verdict.sparse, verdict.text
         self._finish(verdict.header, verdict.totals)
+
+    def pulled(self, blocks: Iterable[bytes]) -> Iterator[tuple[ManifestEntry, Iterator[bytes]]]:
+        manifest = ManifestReader(blocks)
+        for member, content, expected in self._listed(manifest):
+            self._check()
+            self._agree(member, expected)
+            if not self._sink.wants(member):
+                self._pass_over(member, content)
+                continue
+            proved = self._proved(member, content, expected)
+            yield expected, proved
+            for _ in proved:
+                pass
+        self._finish(manifest.header, manifest.totals)
+
+    def _listed(self, manifest: ManifestReader) -> Iterator[tuple[Member, Content, ManifestEntry]]:
+        """The members beside their entries of the manifest; then, that nothing but the closing members follows."""
+        entries = _entries(manifest)
+        trailing: list[Member] = []
+        for member, content in self._reader.members():
+            expected = next(entries, None)
+            if expected is not None:
+                yield member, content, expected
+                continue
+            trailing.append(member)
+            if len(trailing) == 1 and _is_sums(member):
+                self._check_sums(member, content)
+            elif len(trailing) > 2 or not is_manifest_name(member.path):
+                raise damage("a member is not in the manifest", trailing[0].path)
+            content.discard()
+        missing = next(entries, None)
+        if missing is not None:
+            raise damage("a member of the manifest is missing", missing.member.path)
+        if not trailing or (len(trailing) == 2 and not _is_sums(trailing[0])):
+            raise damage("the manifest lists itself, or a member is not in it", trailing[0].path if trailing else None)
+
+    def _agree(self, member: Member, expected: ManifestEntry) -> None:
+        if expected.member.path != member.path:
+            raise damage(f"the manifest names '{show(expected.member.path)}' here", member.path)
+        problem = difference(expected.member, member, self._reader.mtime_step)
+        if problem:
+            self._problem(problem, member.path)
+
+    def _pass_over(self, member: Member, content: Content) -> None:
+        content.discard()
+        self._all_hashed = self._all_hashed and member.kind is not MemberKind.FILE
+
+    def _proved(self, member: Member, content: Content, expected: ManifestEntry) -> Iterator[bytes]:
+        """A file's content; at its end, whether it was the right one."""
+        if member.kind is MemberKind.FILE:
+            yield from self._copied(member, content)
+            if self._digest != expected.sha256:
+                self._problem("a file's SHA-256 is not the manifest's", member.path)
 
     def _one(self, member: Member, content: Content, expected: ManifestEntry | None) -> bytes | None:
         """Read one member; gives a file's digest if it was wanted."""
         self._check()
         if expected is not None:
-            if expected.member.path != member.path:
-                raise damage(f"the manifest names '{show(expected.member.path)}' here", member.path)
-            problem = difference(expected.member, member, self._reader.mtime_step)
-            if problem:
-                self._problem(problem, member.path)
+            self._agree(member, expected)
         self.outcome.members += 1
         if not self._sink.wants(member):
-            content.discard()
-            self._all_hashed = self._all_hashed and member.kind is not MemberKind.FILE
+            self._pass_over(member, content)
             self._on_progress(self.outcome.bytes, self.outcome.files, member.path)
             return None
         self._sink.begin(member, expected)
@@ -268,7 +290,7 @@ class _Pass:
         self, member: Member, content: Content, spool: RecordSpool, sums: _Sums | None
     ) -> tuple[_Verdict, bytes | None]:
         """Read a file both as a file and as the manifest of what came before it."""
-        verdict = _Verdict(member, sums)
+        verdict = _Verdict(member, sums, ByteSpool() if self._keep_manifest else None)
         wanted = self._sink.wants(member)
         if wanted:
             self._sink.begin(member, None)
@@ -277,14 +299,17 @@ class _Pass:
 
         def blocks() -> Iterator[bytes]:
             nonlocal reading
-            yield from self._copied(member, content) if wanted else content
+            for block in self._copied(member, content) if wanted else content:
+                if verdict.text is not None:
+                    verdict.text.add(block)
+                yield block
             reading = False
 
         stream = blocks()
         try:
             self._compare(verdict, ManifestReader(stream), spool)
         except DataLoss as error:
-            verdict.error = error
+            verdict.error, verdict.text = error, None
         # Also shows whether it was the archive that failed, and not the manifest: then the stream raises again.
         for _ in stream:
             pass
@@ -368,9 +393,4 @@ def _entries(manifest: ManifestReader) -> Iterator[ManifestEntry]:
 
 
 def _is_sums(member: Member) -> bool:
-    """Whether a member carries the list of checksums by its name: `holdfast-sha256sums.txt`, or with -2, -3, …"""
-    if member.kind is not MemberKind.FILE or not member.path.startswith(_SUMS_STEM):
-        return False
-    middle = member.path[len(_SUMS_STEM) :].removesuffix(b"." + _SUMS_SUFFIX)
-    ends = member.path.endswith(b"." + _SUMS_SUFFIX)
-    return ends and (not middle or (middle[:1] == b"-" and middle[1:].isdigit()))
+    return member.kind is MemberKind.FILE and is_sums_name(member.path)

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from holdfast_server.archive.comparison import Outcome, Progress, Sink, run
+from holdfast_server.archive.comparison import Outcome, run
 from holdfast_server.archive.manifest import ManifestEntry, pack, unpack
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.reading import ArchiveReader, invalid, leaves_on_windows, show
+from holdfast_server.archive.sink import Progress, Sink
 from holdfast_server.archive.spool import RecordSpool
 from holdfast_server.archive.tree import Tree, changed_by_others, system_errors
 

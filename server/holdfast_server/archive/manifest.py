@@ -31,6 +31,7 @@ __all__ = [
     "ManifestSpool",
     "free_name",
     "is_manifest_name",
+    "is_sums_name",
     "pack",
     "sums_line",
     "unpack",
@@ -46,6 +47,8 @@ MAX_LINE = 8 << 20
 
 #: Stands for the digest of a file that was not hashed.
 UNHASHED = bytes(32)
+
+_SUMS_STEM, _, _SUMS_SUFFIX = SUMS_NAME.rpartition(b".")
 
 
 @frozen_record
@@ -80,6 +83,28 @@ class ManifestEntry:
         elif m.kind in (MemberKind.SYMLINK, MemberKind.HARDLINK):
             parts.append(_text_field("target", m.link_target))
         return ("{" + ",".join(parts) + "}").encode()
+
+    def difference(self, seen: Member, mtime_step: int) -> str | None:
+        """What the entry says otherwise than the member in the archive, or None.
+
+        Times are compared at `mtime_step`, the resolution of the archive's own in nanoseconds.
+        """
+        expected = self.member
+        for what, a, b in (
+            ("type", expected.kind, seen.kind),
+            ("size", expected.size, seen.size),
+            ("mode", expected.mode, seen.mode),
+            ("link target", expected.link_target, seen.link_target),
+        ):
+            if a != b:
+                return f"the {what} is not the manifest's"
+        seconds = expected.mtime_ns // 1_000_000_000
+        if mtime_step > 1 and not -(1 << 31) <= seconds < 1 << 31:
+            # A zip's field for times has 32 bits.
+            return None
+        if expected.mtime_ns // mtime_step != seen.mtime_ns // mtime_step:
+            return "the time is not the manifest's"
+        return None
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> ManifestEntry:
@@ -195,6 +220,15 @@ def is_manifest_name(path: bytes) -> bool:
     return (
         not base and dot == b"." and suffix == b"json" and (not number or (number[:1] == b"-" and number[1:].isdigit()))
     )
+
+
+def is_sums_name(path: bytes) -> bool:
+    """Whether a file carries the list of checksums by its name: `holdfast-sha256sums.txt`, or with -2, -3, …"""
+    if not path.startswith(_SUMS_STEM):
+        return False
+    middle = path[len(_SUMS_STEM) :].removesuffix(b"." + _SUMS_SUFFIX)
+    ends = path.endswith(b"." + _SUMS_SUFFIX)
+    return ends and (not middle or (middle[:1] == b"-" and middle[1:].isdigit()))
 
 
 def free_name(wanted: bytes, taken: Iterable[bytes]) -> bytes:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast_server.archive.comparison import DamagedArchive, Progress, Sink, run
+from holdfast_server.archive.comparison import run
 from holdfast_server.archive.member import Member
 from holdfast_server.archive.reading import ArchiveReader
+from holdfast_server.archive.sink import DamagedArchive, Progress, Sink
 
 __all__ = ["DamagedArchive", "Verified", "structure", "verify_archive"]
 

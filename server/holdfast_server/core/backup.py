@@ -10,7 +10,7 @@ import io
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,19 +19,22 @@ from holdfast_server.archive.manifest import ManifestSpool, format_mtime
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.archive.reader import Limits, open_reader
+from holdfast_server.archive.reading import damage
+from holdfast_server.archive.sealing import Recipients, SealedFile, SealingFile
 from holdfast_server.archive.writer import ArchiveWriter, MemberNotRepresentable, WrittenArchive, open_writer
 from holdfast_server.core.control import Control, Problem, Progress, ReadingProgress
-from holdfast_server.core.read_back import READ_BACK_WORK, read_back
+from holdfast_server.core.read_back import READ_BACK_WORK, hash_file, read_back
 from holdfast_server.core.reading import SMALL_FILE, TRIES, FileReader, is_sparse, read_small
 from holdfast_server.core.selection import Selection
+from holdfast_server.core.statistics import Statistics
 from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.local import fsync_file, translate_os_error
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.tree import EntryKind, ProblemReason, TreeEntry, TreeProblem, problem_from, walk
-from holdfast_server.wallets.classify import SNIFF_SIZE, WalletCounters, classify
+from holdfast_server.wallets.classify import SNIFF_SIZE, classify
 
-__all__ = ["BACKUP_WORK", "ArchivePlan", "Statistics", "WrittenBackup", "scan_source", "write_archive"]
+__all__ = ["BACKUP_WORK", "ArchiveFile", "ArchivePlan", "WrittenBackup", "scan_source", "write_archive"]
 
 #: How often a backup handles every byte: reading and compressing counts once.
 BACKUP_WORK = 1.0 + READ_BACK_WORK
@@ -70,35 +73,23 @@ class ArchivePlan:
     skip: frozenset[tuple[int, int]] = frozenset()
     #: The archive's own folder: meeting it below the source is an error.
     forbidden: frozenset[tuple[int, int]] = frozenset()
+    #: Seal the archive to these; then it is written forward only, and nothing of it is on a disk in clear.
+    recipients: Recipients | None = None
 
     @property
     def is_wallet(self) -> bool:
         return self.source_kind == "WALLET"
 
 
-@dataclass(slots=True)
-class Statistics:
-    """What a backup holds. Sizes in bytes of the source; `files_ignored` counts entries, a folder as one."""
-
-    files: int = 0
-    directories: int = 0
-    symlinks: int = 0
-    hardlinks: int = 0
-    original_size: int = 0
-    files_skipped: int = 0
-    files_ignored: int = 0
-    warnings: int = 0
-    complete: bool = True
-    wallet: WalletCounters = field(default_factory=WalletCounters)
-
-
 @dataclass(frozen=True, slots=True)
 class WrittenBackup:
-    """A `.partial` that was written, synced and read back. `sha256` is that of the whole file, in hex."""
+    """A `.partial` that was written, synced and read back. `sha256` is that of the whole file, in hex; all that was
+    compared of a `sealed` one."""
 
     size: int
     sha256: str
     statistics: Statistics
+    sealed: bool = False
 
 
 def scan_source(source: OpenFolder, plan: ArchivePlan, control: Control) -> Statistics:
@@ -135,61 +126,73 @@ def write_archive(
     the like for the archive's own disk. The file is the caller's to remove then.
     """
     progress.begin("writing")
-    with _ArchiveFile(os.dup(partial_fd), "r+b") as file:
+    with ArchiveFile(os.dup(partial_fd), "r+b") as file:
         manifest = ManifestSpool(_manifest_header(source, plan))
         stored_before = progress.compressed_size
 
         def on_written(size: int) -> None:
             progress.compressed_size = stored_before + size
 
+        sealing = SealingFile(file, plan.recipients, control.check) if plan.recipients else None
         writer = open_writer(
-            plan.format, file, pool, manifest,
+            plan.format, sealing or file, pool, manifest,
             check=control.check, on_written=on_written, created_ns=plan.created_us * 1000,
         )  # fmt: skip
         job = _ArchiveJob(plan, writer, control, progress, report)
         try:
             job.add_tree(source)
             written = writer.finish(job.totals())
+            sealed = sealing.finish() if sealing else None
         except BaseException:
             writer.abort()
+            if sealing:
+                sealing.abort()
             raise
         fsync_file(file.fileno())
         progress.begin("verifying")
-        sha256 = _proved(file, written, job.statistics, plan, control, progress)
+        if (written.files, written.bytes_in) != (job.statistics.files, job.statistics.original_size):
+            raise _not_all(written, job.statistics)
+        on_read = _read_back_progress(progress, job.statistics, sealed.size if sealed else written.size)
+        if sealed:
+            _prove_sealed(file, sealed, control, on_read)
+            return WrittenBackup(sealed.size, sealed.sha256, job.statistics, sealed=True)
+        sha256 = read_back(file.fileno(), written.stretches, control, on_read)
+        # A zip's end and directory have to be where a reader looks for them.
+        open_reader(plan.format.name, file, limits=Limits(), check=control.check)
     return WrittenBackup(written.size, sha256, job.statistics)
 
 
-def _proved(
-    file: _ArchiveFile,
-    written: WrittenArchive,
-    found: Statistics,
-    plan: ArchivePlan,
-    control: Control,
-    progress: Progress,
-) -> str:
-    """The archive's SHA-256, once the disk gave back what the writer had proved and that is all of the source."""
-    if (written.files, written.bytes_in) != (found.files, found.original_size):
-        raise DataLoss(
-            Reason.CHECKSUM_MISMATCH,
-            f"the archive holds {written.files} files of {written.bytes_in} bytes, "
-            f"{found.files} of {found.original_size} were read",
-        )
+def _not_all(written: WrittenArchive, found: Statistics) -> DataLoss:
+    return DataLoss(
+        Reason.CHECKSUM_MISMATCH,
+        f"the archive holds {written.files} files of {written.bytes_in} bytes, "
+        f"{found.files} of {found.original_size} were read",
+    )
+
+
+def _read_back_progress(progress: Progress, found: Statistics, size: int) -> Callable[[int], None]:
+    """Takes bytes of the archive that were read back, as so much of the source handled again."""
     on_progress = ReadingProgress(progress, found.original_size, found.files, work=READ_BACK_WORK, count_as_read=False)
     done = 0
 
-    def on_read(size: int) -> None:
+    def on_read(more: int) -> None:
         nonlocal done
-        done += size
-        share = done / written.size
+        done += more
+        share = done / size
         on_progress(int(found.original_size * share), int(found.files * share), b"")
 
-    sha256 = read_back(file.fileno(), written.stretches, control, on_read)
-    # A zip's end and directory have to be where a reader looks for them.
-    open_reader(plan.format.name, file, limits=Limits(), check=control.check)
-    return sha256
+    return on_read
 
 
-class _ArchiveFile(io.FileIO):
+def _prove_sealed(file: ArchiveFile, sealed: SealedFile, control: Control, on_read: Callable[[int], None]) -> None:
+    """What was proved before it was sealed is still there when the disk gives back the sealed bytes: nobody here can
+    open them."""
+    sha256 = hash_file(file.fileno(), control.check, on_read)
+    if sha256 != sealed.sha256 or os.fstat(file.fileno()).st_size != sealed.size:
+        raise damage("the disk gives back other bytes than it was given")
+
+
+class ArchiveFile(io.FileIO):
     """The archive being written. What its disk refuses is raised as an error of ours and not as OSError, which is
     what reading the source raises: a full disk must never pass for an unreadable file."""
 
@@ -242,21 +245,7 @@ class _ArchiveJob:
         self.statistics.files_ignored = self._selection.ignored
 
     def totals(self) -> dict[str, Any]:
-        found = self.statistics
-        counts = {
-            "files": found.files,
-            "directories": found.directories,
-            "symlinks": found.symlinks,
-            "hardlinks": found.hardlinks,
-            "bytes": found.original_size,
-            "files_skipped": found.files_skipped,
-            "files_ignored": found.files_ignored,
-            "warnings": found.warnings,
-        }
-        totals: dict[str, Any] = {"counts": counts, "complete": found.complete, "key_ids": []}
-        if self._plan.is_wallet:
-            totals["wallet"] = asdict(found.wallet)
-        return totals
+        return self.statistics.manifest_totals(wallet=self._plan.is_wallet)
 
     def _add(self, entry: TreeEntry) -> None:
         self._progress.current_file = entry.path
@@ -297,6 +286,9 @@ class _ArchiveJob:
         self._add_large_file(entry)
 
     def _add_large_file(self, entry: TreeEntry) -> None:
+        if not self._writer.can_rollback:
+            self._add_large_file_once(entry)
+            return
         mark = self._writer.mark()
         for attempt in range(1, TRIES + 1):
             counted = self._progress.original_size
@@ -320,6 +312,26 @@ class _ArchiveJob:
             self._writer.rollback(mark)
             self._progress.original_size = counted
             self._control.wait(0.1 * attempt)
+
+    def _add_large_file_once(self, entry: TreeEntry) -> None:
+        """Into an archive that takes nothing back: what could not be read becomes zeros, and the entry says so."""
+        failure: list[OSError] = []
+
+        def blocks() -> Any:
+            try:
+                yield from self._counted_blocks(reader)
+            except OSError as error:
+                failure.append(error)
+
+        with FileReader(entry) as reader:
+            member = _member(entry.path, MemberKind.FILE, reader.before, size=reader.before.st_size)
+            first = os.pread(reader.fd, SNIFF_SIZE, 0)
+            read = self._writer.add_stream(member, blocks(), changed=lambda: bool(failure) or reader.changed)
+            changed = not failure and (read != member.size or reader.changed)
+            self._added(entry, member, first, changed, reader.before, counted=True)
+        if failure:
+            problem = problem_from(entry.path, failure[0], f"cannot be read past {read} bytes; the rest is zeros")
+            self._problem(problem.path, problem.reason, problem.message)
 
     def _counted_blocks(self, reader: FileReader) -> Any:
         for block in reader.blocks():
@@ -345,7 +357,8 @@ class _ArchiveJob:
         if self._plan.is_wallet:
             found.wallet.add(classify(entry.path, member.size, first))
         if changed:
-            text = f"{escape(entry.path)} changed while it was read, {TRIES} times; it may mix two states"
+            times = f"{TRIES} times" if self._writer.can_rollback else "into an archive that takes nothing back"
+            text = f"{escape(entry.path)} changed while it was read, {times}; it may mix two states"
             self._warn(entry.path, CHANGED, text)
 
     def _problem(self, path: bytes, reason: ProblemReason, message: str) -> None:

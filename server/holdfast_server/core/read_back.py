@@ -46,11 +46,13 @@ def read_back(fd: int, stretches: Sequence[Stretch], control: Control, on_read: 
     return digest.hexdigest()
 
 
-def hash_file(fd: int, check: Callable[[], None]) -> str:
-    """SHA-256 of a whole open file, in hex. Does not move the file's position."""
+def hash_file(fd: int, check: Callable[[], None], on_read: Callable[[int], None] = lambda _: None) -> str:
+    """SHA-256 of a whole open file, in hex. Does not move the file's position. `on_read` gets the bytes of each
+    block."""
     digest, position = hashlib.sha256(), 0
     while data := os.pread(fd, _HASH_BLOCK, position):
         check()
         digest.update(data)
         position += len(data)
+        on_read(len(data))
     return digest.hexdigest()

@@ -17,9 +17,11 @@ from typing import Any, BinaryIO
 from holdfast_server.archive.extract import Extracted, extract
 from holdfast_server.archive.manifest import parse_mtime
 from holdfast_server.archive.reader import Limits, open_reader
+from holdfast_server.archive.reading import Source
 from holdfast_server.core.control import Control, Progress, ReadingProgress
+from holdfast_server.core.selection import PathSelection
 from holdfast_server.core.verify import StoredArchive
-from holdfast_server.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted
+from holdfast_server.errors import FailedPrecondition, Reason, ResourceExhausted
 from holdfast_server.storage.local import free_bytes, fsync_directory, move, remove_tree, sync_filesystem
 from holdfast_server.storage.names import escape
 
@@ -43,32 +45,13 @@ class Restored:
     root: dict[str, Any]
 
 
-class _Paths:
-    """Selects what lies at or below the named paths, and remembers which of them were met."""
-
-    def __init__(self, paths: Sequence[bytes]) -> None:
-        self._open = {path.strip(b"/") for path in paths}
-        self._paths = tuple(self._open)
-
-    def __call__(self, path: bytes) -> bool:
-        for wanted in self._paths:
-            if path == wanted or path.startswith(wanted + b"/"):
-                self._open.discard(wanted)
-                return True
-        return False
-
-    @property
-    def unmet(self) -> list[bytes]:
-        return sorted(self._open)
-
-
 def staging_name(task_id: str, attempt: int) -> bytes:
     """An attempt's staging folder; backups always ignore it."""
     return f"{_PREFIX}{task_id}.{attempt}".encode()
 
 
 def extract_to_staging(
-    file: BinaryIO,
+    file: BinaryIO | Source,
     archive: StoredArchive,
     root_fd: int,
     staging: bytes,
@@ -77,7 +60,7 @@ def extract_to_staging(
     control: Control,
     progress: Progress,
 ) -> Restored:
-    """Extract the opened archive into a new staging folder below the target and prove all of it.
+    """Extract the archive (`core.verify.open_content`) into a new staging folder below the target and prove all of it.
 
     Raises ResourceExhausted/DISK_FULL before anything is written when the content cannot fit,
     NotFound/ENTRY_NOT_FOUND for a path that the backup does not hold, and what `archive.extract` raises. The caller
@@ -91,7 +74,7 @@ def extract_to_staging(
         on_progress = ReadingProgress(progress, archive.original_size, archive.files)
         progress.begin("extracting")
         reader = open_reader(archive.format.name, file, limits=Limits(), check=control.check)
-        select = _Paths(paths) if paths else None
+        select = PathSelection(paths) if paths else None
         found = extract(
             reader,
             staging_fd,
@@ -100,9 +83,8 @@ def extract_to_staging(
             select=select,
             preserve_owner=os.geteuid() == 0,
         )
-        if select is not None and select.unmet:
-            missing = escape(select.unmet[0])
-            raise NotFound(Reason.ENTRY_NOT_FOUND, f"the backup holds no entry {missing}", metadata={"path": missing})
+        if select is not None:
+            select.require_met()
         progress.begin("syncing")
         sync_filesystem(staging_fd)
         return _restored(found)

@@ -1,4 +1,4 @@
-"""Which entries of a source go into a backup: ignore patterns in gitignore's syntax."""
+"""Which entries of a source go into a backup, by gitignore's patterns, and which of a backup come out, by paths."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from pathspec import GitIgnoreSpec
 
-from holdfast_server.errors import invalid_field
+from holdfast_server.errors import NotFound, Reason, invalid_field
+from holdfast_server.storage.names import escape
 
-__all__ = ["Selection", "check_patterns"]
+__all__ = ["PathSelection", "Selection", "check_patterns"]
 
 _MAX_PATTERNS = 1000
 _MAX_LENGTH = 4096
@@ -31,6 +32,32 @@ class Selection:
             self.ignored += 1
             return False
         return True
+
+
+class PathSelection:
+    """Selects what lies at or below the named paths of a backup, and remembers which of them were met."""
+
+    def __init__(self, paths: Sequence[bytes]) -> None:
+        self._paths = frozenset(path.strip(b"/") for path in paths)
+        self._lengths = frozenset(map(len, self._paths))
+        self._open = set(self._paths)
+
+    def __call__(self, path: bytes) -> bool:
+        selected, end = False, len(path)
+        while end > 0:
+            if end in self._lengths and path[:end] in self._paths:
+                selected = True
+                self._open.discard(path[:end])
+            if selected and not self._open:
+                break
+            end = path.rfind(b"/", 0, end)
+        return selected
+
+    def require_met(self) -> None:
+        """Raises NotFound/ENTRY_NOT_FOUND naming a path that no entry was asked about."""
+        if self._open:
+            missing = escape(min(self._open))
+            raise NotFound(Reason.ENTRY_NOT_FOUND, f"the backup holds no entry {missing}", metadata={"path": missing})
 
 
 def check_patterns(patterns: Sequence[str], field: str) -> list[str]:

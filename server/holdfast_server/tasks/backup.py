@@ -18,6 +18,8 @@ import sqlalchemy as sa
 
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.pool import CompressorPool
+from holdfast_server.archive.sealing import parse_recipients
+from holdfast_server.archive.sidecar import Sidecar
 from holdfast_server.catalog import backups, tasks
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.rows import (
@@ -29,31 +31,25 @@ from holdfast_server.clock import Clock
 from holdfast_server.core.backup import (
     BACKUP_WORK,
     ArchivePlan,
-    Statistics,
     WrittenBackup,
     scan_source,
     write_archive,
 )
-from holdfast_server.core.publish import (
-    archive_base_name,
-    create_partial,
-    find_published,
-    partial_name,
-    publish_archive,
-    remove_partials,
-)
+from holdfast_server.core.publish import archive_base_name
+from holdfast_server.core.statistics import Statistics
 from holdfast_server.errors import (
     Cancelled,
     FailedPrecondition,
     HoldfastError,
     Reason,
-    ResourceExhausted,
     Stopped,
 )
 from holdfast_server.storage.folder import OpenFolder
-from holdfast_server.storage.local import free_bytes, translate_os_error
+from holdfast_server.storage.local import translate_os_error
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
+from holdfast_server.tasks.backup_orders import RECIPIENTS_FIELD
+from holdfast_server.tasks.publishing import Announced, open_destination, partial_archive, settle, take_back
 from holdfast_server.tasks.run import Outcome, TaskRun, error_record
 from holdfast_server.tasks.sources import open_source
 from holdfast_server.wallets.classify import WalletCounters
@@ -87,16 +83,6 @@ class _Outcome:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Published:
-    """A backup IN_PROGRESS whose archive stands in its folder, whole."""
-
-    row: BackupRow
-    file_name: bytes
-    size: int
-    sha256: str
-
-
 class BackupHandler:
     """Does BACKUP tasks in a worker."""
 
@@ -119,6 +105,7 @@ class BackupHandler:
     def run(self, run: TaskRun) -> Outcome:
         """Scan all sources for the totals, then back up one after the other."""
         request = run.row.request
+        run.progress.keep_names = not request.get("recipients")
         pending, outcomes = self._remaining(run)
         outcomes += self._scan(run, pending, request)
         if run.row.dry_run:
@@ -144,22 +131,16 @@ class BackupHandler:
         recorded now, or removed when the task was cancelled: none is left that the catalog does not know."""
         if run.row.dry_run:
             return []
-        folder = base64.b64decode(run.row.request["folder"])
-        try:
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            return [f"{escape(folder)}: {error.strerror}"]
-        try:
-            files, size = remove_partials(fd, run.task_id, range(1, run.attempt))
-            run.cleanup.removed(files, size)
-            for row in self._published(run, fd):
-                if cancelled:
-                    os.unlink(row.file_name, dir_fd=fd)
-                    run.cleanup.removed(1, row.size)
-                else:
-                    self._adopt(run, row)
-        finally:
-            os.close(fd)
+        found = {archive.path: (row, archive) for row, archive in self._announced(run)}
+        left = settle(
+            run,
+            base64.b64decode(run.row.request["folder"]),
+            [archive for _, archive in found.values()],
+            lambda archive: self._adopt(run, *found[archive.path]),
+            cancelled=cancelled,
+        )
+        if left:
+            return left
         with self._database.write() as connection:
             done = [row.backup_id for row in backups.backups_of_task(connection, run.task_id)
                     if row.state == BackupState.COMPLETED]  # fmt: skip
@@ -233,24 +214,16 @@ class BackupHandler:
             folder = stack.enter_context(self._destination(request, source))
             plan = self._plan(entry, request, forbidden=frozenset({folder.identity}))
             run.log(f"{source_id}: backing up {escape(source.path)}")
-            temporary = partial_name(run.task_id, run.attempt, number)
-            fd = create_partial(folder.fd, temporary)
-            try:
+            with partial_archive(run, folder, number) as archive:
                 report = partial(run.problem, source_id=source_id, backup_id=backup_id)
-                written = write_archive(source, plan, fd, self._pool, run.control, run.progress, report)
+                written = write_archive(source, plan, archive.fd, self._pool, run.control, run.progress, report)
                 announce = partial(self._announce, run, backup_id, written)
                 base = archive_base_name(entry["display_name"], request["tag"], request["created"])
-                run.progress.begin("publishing")
-                name = publish_archive(folder.fd, temporary, base, plan.format, announce)
-            except BaseException:
-                files, size = remove_partials(folder.fd, run.task_id, [run.attempt])
-                run.cleanup.removed(files, size)
-                raise
-            finally:
-                os.close(fd)
+                name = archive.publish(base, plan.format, announce, self._sidecar(plan, written))
             output = folder.path.rstrip(b"/") + b"/" + name
         seconds = self._clock.monotonic() - started
-        run.log(f"{source_id}: {escape(output)}, {written.size} bytes, sha256 {written.sha256}, read back and verified")
+        proved = "sealed and read back" if written.sealed else "read back and verified"
+        run.log(f"{source_id}: {escape(output)}, {written.size} bytes, sha256 {written.sha256}, {proved}")
         outcome = _Outcome(entry, written.statistics, output, written.size)
         commit = _Commit(self._clock, run, backup_id, written, name, output, seconds)
         if last:
@@ -275,25 +248,42 @@ class BackupHandler:
                 statistics=_statistics_record(written.statistics, written.size, 0.0),
             )
 
-    def _published(self, run: TaskRun, folder_fd: int) -> list[_Published]:
-        """Archives that an earlier attempt published before it could say so."""
+    def _announced(self, run: TaskRun) -> list[tuple[BackupRow, Announced]]:
+        """The backups IN_PROGRESS that an earlier attempt was about to publish."""
         with self._database.read() as connection:
             rows = backups.backups_of_task(connection, run.task_id)
-        found = []
-        for row in rows:
-            if row.state != BackupState.IN_PROGRESS or row.file_name is None or row.size is None or row.sha256 is None:
-                continue
-            if find_published(folder_fd, row.file_name, row.size, row.sha256, lambda: None):
-                found.append(_Published(row, row.file_name, row.size, row.sha256))
-        return found
+        return [
+            (row, Announced(row.storage_path, row.size, row.sha256))
+            for row in rows
+            if row.state == BackupState.IN_PROGRESS and row.file_name and row.size is not None and row.sha256
+        ]
 
-    def _adopt(self, run: TaskRun, found: _Published) -> None:
-        output = found.row.storage_path
-        run.log(f"{found.row.source_id}: {escape(output)} was published by an earlier attempt")
-        written = WrittenBackup(found.size, found.sha256, _statistics_of(found.row.statistics))
-        commit = _Commit(self._clock, run, found.row.backup_id, written, found.file_name, output, 0.0)
+    def _adopt(self, run: TaskRun, row: BackupRow, archive: Announced) -> None:
+        run.log(f"{row.source_id}: {escape(archive.path)} was published by an earlier attempt")
+        written = WrittenBackup(archive.size, archive.sha256, _statistics_of(row.statistics), row.sealed)
+        name = archive.path.rpartition(b"/")[2]
+        commit = _Commit(self._clock, run, row.backup_id, written, name, archive.path, 0.0)
         with run.guarded() as connection:
             commit.apply(connection)
+
+    def _sidecar(self, plan: ArchivePlan, written: WrittenBackup) -> Sidecar | None:
+        if plan.recipients is None:
+            return None
+        totals = written.statistics.manifest_totals(wallet=False)
+        return Sidecar(
+            backup_id=plan.backup_id,
+            source_id=plan.source_id,
+            source_kind=plan.source_kind,
+            archive_format=plan.format.value,
+            recipients=len(plan.recipients),
+            created_us=plan.created_us,
+            completed_us=self._clock.now(),
+            size=written.size,
+            sha256=written.sha256,
+            counts=totals["counts"],
+            complete=totals["complete"],
+            software=plan.software,
+        )
 
     def _failed(self, run: TaskRun, entry: dict[str, Any], error: HoldfastError | OSError) -> _Outcome:
         failure = (
@@ -313,20 +303,12 @@ class BackupHandler:
 
     def _destination(self, request: dict[str, Any], source: OpenFolder) -> OpenFolder:
         path = base64.b64decode(request["folder"])
-        folder = self._policy.check_destination(path, "archive.folder", sources=[source], create=False)
-        if folder is None:
-            raise AssertionError("only a dry run has no folder")
-        if free_bytes(folder.fd) < 1 << 20:
-            folder.close()
-            raise ResourceExhausted(
-                Reason.DISK_FULL, f"the filesystem of {escape(path)} is full", metadata={"path": escape(path)}
-            )
-        return folder
+        return open_destination(self._policy, path, "archive.folder", sources=[source])
 
     def _plan(
         self, entry: dict[str, Any], request: dict[str, Any], forbidden: frozenset[tuple[int, int]] = frozenset()
     ) -> ArchivePlan:
-        status = os.stat(self._data_dir)
+        status, recipients = os.stat(self._data_dir), request.get("recipients")
         return ArchivePlan(
             backup_id=entry["backup_id"],
             name=entry["name"],
@@ -340,6 +322,7 @@ class BackupHandler:
             fail_on_error=request["fail_on_error"],
             skip=frozenset({(status.st_dev, status.st_ino)}),
             forbidden=forbidden,
+            recipients=parse_recipients(recipients, RECIPIENTS_FIELD) if recipients else None,
         )
 
 
@@ -364,15 +347,17 @@ class _Commit:
             complete_time=now, update_time=now,
             statistics=_statistics_record(found, self.written.size, self.seconds),
         )  # fmt: skip
-        backups.add_verification(
-            connection, self.backup_id, time=now, level="READ_DATA", ok=True, files_checked=found.files,
-            bytes_checked=found.original_size, message="read back after writing", task_id=self.run.task_id,
-        )  # fmt: skip
+        # Nobody here can open a sealed one: what was read back are its bytes.
+        sealed = {"level": "CHECKSUM", "files_checked": 0, "bytes_checked": self.written.size,
+                  "message": "sealed; read back after writing, by its hash"}  # fmt: skip
+        opened = {"level": "READ_DATA", "files_checked": found.files, "bytes_checked": found.original_size,
+                  "message": "read back after writing"}  # fmt: skip
+        proof = sealed if self.written.sealed else opened
+        backups.add_verification(connection, self.backup_id, time=now, ok=True, task_id=self.run.task_id, **proof)
 
     def undo(self) -> None:
         """Remove the archive that was published a moment before the cancel."""
-        os.unlink(self.output)
-        self.run.cleanup.removed(1, self.written.size)
+        take_back(self.run, Announced(self.output, self.written.size, self.written.sha256))
 
 
 def _statistics_record(found: Statistics, stored: int, seconds: float) -> dict[str, Any]:

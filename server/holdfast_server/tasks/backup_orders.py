@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from holdfast_server.archive.format import ArchiveFormat
+from holdfast_server.archive.sealing import parse_recipients
 from holdfast_server.catalog import backups, sources
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey
@@ -30,21 +31,23 @@ from holdfast_server.catalog.rows import (
 )
 from holdfast_server.clock import Clock
 from holdfast_server.core.selection import check_patterns
-from holdfast_server.errors import FailedPrecondition, HoldfastError, Reason, invalid_field
+from holdfast_server.errors import AlreadyExists, FailedPrecondition, HoldfastError, Reason, invalid_field
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.engine import NewTask, TaskEngine
+from holdfast_server.tasks.publishing import check_tag
 from holdfast_server.tasks.sources import check_display_name, open_source, source_not_found, source_suspended
 
-__all__ = ["BackupOrder", "BackupOrders"]
+__all__ = ["RECIPIENTS_FIELD", "BackupOrder", "BackupOrders"]
 
 _MAX_SOURCES = 1000
-_MAX_TAG = 64
+RECIPIENTS_FIELD = "archive.age_recipients"
 
 
 @dataclass(frozen=True, slots=True)
 class BackupOrder:
-    """What CreateBackup asks for, into an archive. `folder` is a path as bytes."""
+    """What CreateBackup asks for, into an archive. `folder` is a path as bytes, `backup_id` a canonical UUID;
+    `recipients` are those of age."""
 
     source_ids: tuple[str, ...]
     all_wallets: bool
@@ -52,7 +55,10 @@ class BackupOrder:
     format: ArchiveFormat
     tag: str = ""
     create_folder: bool = False
+    recipients: tuple[str, ...] = ()
     name: str = ""
+    backup_id: str | None = None
+    locked: bool = False
     ignore: tuple[str, ...] = ()
     fail_on_error: bool = False
     dry_run: bool = False
@@ -71,7 +77,8 @@ class BackupOrders:
         """Check everything that can be checked now, create the folder if asked to, and queue the task.
 
         Raises InvalidArgument, NotFound/SOURCE_NOT_FOUND, FailedPrecondition (SOURCE_SUSPENDED, NO_SOURCES, FOLDER_…),
-        PermissionDenied/PATH_NOT_ALLOWED, Unavailable/SOURCE_OFFLINE, AlreadyExists/REQUEST_ID_REUSED.
+        PermissionDenied/PATH_NOT_ALLOWED, Unavailable/SOURCE_OFFLINE, AlreadyExists (BACKUP_EXISTS,
+        REQUEST_ID_REUSED).
         """
         _check_order(order)
         if key is not None and (known := self._engine.recall(key)) is not None:
@@ -114,7 +121,7 @@ class BackupOrders:
         task_id = str(uuid.uuid4())
         entries: list[dict[str, Any]] = []
         for row in chosen:
-            backup_id = str(uuid.uuid4())
+            backup_id = order.backup_id or str(uuid.uuid4())
             name = order.name or f"{row.display_name} {datetime.fromtimestamp(now / 1e6, UTC):%Y-%m-%d %H:%M:%S} UTC"
             ignore = [*row.ignore, *order.ignore]
             entries.append(
@@ -134,7 +141,7 @@ class BackupOrders:
                     BackupRow(
                         backup_id=backup_id, name=name, source_id=row.source_id, task_id=task_id, kind="ARCHIVE",
                         state=BackupState.IN_PROGRESS, format=order.format.name, folder=order.folder, ignore=ignore,
-                        create_time=now, update_time=now,
+                        sealed=bool(order.recipients), create_time=now, update_time=now, locked=order.locked,
                     ),
                 )  # fmt: skip
         request = {
@@ -143,6 +150,7 @@ class BackupOrders:
             "folder": base64.b64encode(order.folder).decode(),
             "format": order.format.value,
             "tag": order.tag,
+            "recipients": list(order.recipients),
             "fail_on_error": order.fail_on_error,
             "created": now,
         }
@@ -167,16 +175,25 @@ def _check_order(order: BackupOrder) -> None:
         raise invalid_field("source_ids", f"names {len(order.source_ids)} sources, at most {_MAX_SOURCES} are allowed")
     if len(set(order.source_ids)) < len(order.source_ids):
         raise invalid_field("source_ids", "names a source twice")
-    if len(order.tag) > _MAX_TAG or not order.tag.isprintable():
-        raise invalid_field("archive.tag", f"must be printable text of at most {_MAX_TAG} characters")
+    check_tag(order.tag, "archive.tag")
     if order.name:
         check_display_name(order.name, "name")
         if order.all_wallets or len(order.source_ids) > 1:
             raise invalid_field("name", "must be unset with more than one source: each backup gets its own")
+    if order.backup_id is not None and (order.all_wallets or len(order.source_ids) > 1):
+        raise invalid_field("backup_id", "must be unset with more than one source: each backup gets its own")
     check_patterns(order.ignore, "ignore")
+    if order.recipients:
+        parse_recipients(order.recipients, RECIPIENTS_FIELD)
 
 
 def _choose(connection: sa.Connection, order: BackupOrder) -> list[SourceRow]:
+    if order.backup_id is not None and backups.get_backup(connection, order.backup_id) is not None:
+        raise AlreadyExists(
+            Reason.BACKUP_EXISTS,
+            f"there is a backup {order.backup_id} already",
+            metadata={"backup_id": order.backup_id},
+        )
     if order.all_wallets:
         chosen = sources.list_sources(
             connection, limit=_MAX_SOURCES + 1, kinds=[SourceKind.WALLET], states=[SourceState.ACTIVE]

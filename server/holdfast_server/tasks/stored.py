@@ -5,19 +5,30 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from holdfast_server.archive.format import ArchiveFormat
+from holdfast_server.archive.sealing import Identity, parse_identity
 from holdfast_server.catalog import backups
 from holdfast_server.catalog.rows import BackupRow, BackupState
 from holdfast_server.core.verify import StoredArchive
 from holdfast_server.errors import Aborted, FailedPrecondition, NotFound, Reason
+from holdfast_server.tasks.credentials import Credentials
 
-__all__ = ["as_archive", "require_backup", "require_finished", "require_quiet"]
+__all__ = ["age_identity", "as_archive", "find_backup", "require_backup", "require_finished", "require_quiet"]
 
 
-def require_backup(connection: sa.Connection, backup_id: str) -> BackupRow:
-    """Raises NotFound/BACKUP_NOT_FOUND."""
+def find_backup(connection: sa.Connection, backup_id: str) -> BackupRow:
+    """A backup, also one in the trash. Raises NotFound/BACKUP_NOT_FOUND."""
     row = backups.get_backup(connection, backup_id)
     if row is None:
         raise NotFound(Reason.BACKUP_NOT_FOUND, f"there is no backup {backup_id}", metadata={"backup_id": backup_id})
+    return row
+
+
+def require_backup(connection: sa.Connection, backup_id: str) -> BackupRow:
+    """A backup that may be used. Raises NotFound/BACKUP_NOT_FOUND also for one in the trash."""
+    row = find_backup(connection, backup_id)
+    if row.trashed:
+        text = f"backup {backup_id} is in the trash"
+        raise NotFound(Reason.BACKUP_NOT_FOUND, text, metadata={"backup_id": backup_id})
     return row
 
 
@@ -41,6 +52,13 @@ def require_finished(row: BackupRow) -> BackupRow:
     return row
 
 
+def age_identity(credentials: Credentials | None) -> Identity | None:
+    """What opens a sealed archive; None without one. Raises InvalidArgument/INVALID_FIELD, showing nothing of it."""
+    if credentials is None or credentials.age_identity is None:
+        return None
+    return parse_identity(credentials.age_identity)
+
+
 def as_archive(row: BackupRow) -> StoredArchive:
     """A COMPLETED backup's file."""
     if row.file_name is None or row.size is None or row.sha256 is None:
@@ -53,4 +71,6 @@ def as_archive(row: BackupRow) -> StoredArchive:
         sha256=row.sha256,
         original_size=int(row.statistics["original_size"]),
         files=int(row.statistics["files"]),
+        backup_id=row.backup_id,
+        sealed=row.sealed,
     )

@@ -16,9 +16,9 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import holdfast_server.catalog.database as database_module
-from holdfast_server.catalog import schema, tasks, workers
+from holdfast_server.catalog import backups, schema, tasks, workers
 from holdfast_server.catalog.database import HEAD, Database
-from holdfast_server.catalog.rows import TaskRow
+from holdfast_server.catalog.rows import BackupRow, TaskRow
 from holdfast_server.errors import Reason, Unavailable
 
 
@@ -63,9 +63,14 @@ def test_a_catalog_of_the_first_version_keeps_what_it_knows(tmp_path: Path) -> N
     migrate_to(database, "0001")
     task = TaskRow("t", "VERIFY", "MANUAL", "admin", {"backup_id": "b"}, False, ["s"], 1, 5, 6).values()
     del task["has_credentials"]
+    backup = BackupRow("b", "B", "s", "t", "ARCHIVE", "COMPLETED", "ZIP", b"/b", [], 5, 6).values()
+    later = {"sealed": False, "delete_time": None, "purge_time": None, "trash_name": None, "purge_begun": None}
+    for name in later:
+        del backup[name]
     with database.write() as connection:
         # As the first version wrote them: without the columns that came later.
         connection.execute(schema.tasks.insert().values(**task))
+        connection.execute(schema.backups.insert().values(**backup))
         connection.execute(schema.workers.insert().values(owner="w", host="here", pid=1, start_time=5, heartbeat=6))
     database.prepare(tmp_path / "lock", lambda _: None)
     with database.read() as connection:
@@ -74,6 +79,9 @@ def test_a_catalog_of_the_first_version_keeps_what_it_knows(tmp_path: Path) -> N
         kept = tasks.get_task(connection, "t")
         assert kept is not None
         assert kept.values() == {**task, "has_credentials": False}
+        kept_backup = backups.get_backup(connection, "b")
+        assert kept_backup is not None
+        assert kept_backup.values() == {**backup, **later}
         assert workers.live_keys(connection, 0) == {}, "a worker of the first version has no key"
         assert connection.execute(sa.select(schema.workers)).mappings().one()["heartbeat"] == 6
     database.close()

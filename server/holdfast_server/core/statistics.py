@@ -1,0 +1,75 @@
+"""What an archive holds and what is missing from it: counted while it is written, stated in its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from holdfast_server.wallets.classify import WalletCounters
+
+__all__ = ["Statistics"]
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What an archive holds. Sizes in bytes of the source; `files_ignored` counts entries, a folder as one."""
+
+    files: int = 0
+    directories: int = 0
+    symlinks: int = 0
+    hardlinks: int = 0
+    original_size: int = 0
+    files_skipped: int = 0
+    files_ignored: int = 0
+    warnings: int = 0
+    complete: bool = True
+    wallet: WalletCounters = field(default_factory=WalletCounters)
+
+    def manifest_totals(self, *, wallet: bool) -> dict[str, Any]:
+        """The last line of the manifest (docs/format.md)."""
+        counts = {
+            "files": self.files,
+            "directories": self.directories,
+            "symlinks": self.symlinks,
+            "hardlinks": self.hardlinks,
+            "bytes": self.original_size,
+            "files_skipped": self.files_skipped,
+            "files_ignored": self.files_ignored,
+            "warnings": self.warnings,
+        }
+        totals: dict[str, Any] = {"counts": counts, "complete": self.complete, "key_ids": []}
+        if wallet:
+            totals["wallet"] = asdict(self.wallet)
+        return totals
+
+    @classmethod
+    def of_manifest_totals(cls, totals: Mapping[str, Any]) -> Self:
+        """What `manifest_totals` stated. Raises ValueError where a count is missing or no count."""
+        counts = _counts(totals.get("counts"), [*_COUNTS, "bytes"])
+        wallet = totals.get("wallet")
+        names = [f.name for f in fields(WalletCounters)]
+        if not isinstance(totals.get("complete"), bool):
+            raise ValueError("its totals do not say whether it is complete")  # noqa: TRY004  as for all of them
+        return cls(
+            original_size=counts.pop("bytes"),
+            complete=totals["complete"],
+            wallet=WalletCounters() if wallet is None else WalletCounters(**_counts(wallet, names)),
+            **counts,
+        )
+
+
+_COUNTS = ("files", "directories", "symlinks", "hardlinks", "files_skipped", "files_ignored", "warnings")
+
+
+def _counts(record: Any, names: Sequence[str]) -> dict[str, int]:
+    """The named counts, in the range that the catalog holds."""
+    if not isinstance(record, dict):
+        raise ValueError("its totals hold no counts")  # noqa: TRY004
+    found = {}
+    for name in names:
+        value = record.get(name)
+        if type(value) is not int or not 0 <= value < 1 << 63:
+            raise ValueError(f"its totals do not count {name}")
+        found[name] = value
+    return found
