@@ -190,10 +190,6 @@ class Names:
         """Whether the name was added with `is_file`."""
         return self._code(path) | 1 in self._seen
 
-    def has_directory(self, path: bytes) -> bool:
-        """Whether the name was added with `is_directory`."""
-        return self._code(path) | 2 in self._seen
-
     def _code(self, path: bytes) -> int:
         # The two lowest bits say "file" and "directory", so that one set answers all questions.
         return int.from_bytes(hashlib.blake2b(path, key=self._key, digest_size=8).digest(), "little") & ~3

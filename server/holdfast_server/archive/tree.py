@@ -7,6 +7,7 @@ directory that somebody swaps for a link or moves away makes the work fail inste
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 
 from holdfast_server.archive.manifest import pack, unpack
 from holdfast_server.archive.member import Member, MemberKind
-from holdfast_server.archive.reading import Names, invalid, show
+from holdfast_server.archive.reading import invalid, show
 from holdfast_server.archive.spool import RecordSpool
 from holdfast_server.errors import FailedPrecondition, HoldfastError, Reason, ResourceExhausted, Unavailable
 
@@ -31,16 +32,20 @@ class Tree:
     """The directories that an extraction makes below `root_fd`, which stays the caller's.
 
     Only directories made here are entered, whatever else has their name. Descriptors of those used last stay open, so
-    that a tree in depth-first order costs one open per directory at any depth.
+    that a tree in depth-first order costs one open per directory at any depth. No step costs more than its own
+    component: a path of thousands of them that is long itself must not be hashed once for each.
     """
 
     def __init__(self, root_fd: int) -> None:
         self._root = root_fd
-        self._open: OrderedDict[bytes, int] = OrderedDict()
-        self._made = Names()
-        # Device, inode, mark and attributes of each directory; parents come before what they hold.
+        #: By key, the directory used last at the end.
+        self._open: OrderedDict[int, int] = OrderedDict()
+        #: The keys of directories that exist, with the lowest bit set once a member named them.
+        self._made: set[int] = set()
+        self._keys = _PathKeys()
+        # What `finish` needs of each directory; parents come before what they hold.
         self._spool = RecordSpool()
-        self._late: dict[bytes, Member] = {}
+        self._late: dict[int, Member] = {}
         self.directories = 0
 
     def close(self) -> None:
@@ -54,16 +59,20 @@ class Tree:
 
     def add_directory(self, member: Member) -> None:
         """Make a directory, 0700 until `finish`. One that was made before gets these attributes."""
-        if member.path in self._made:
-            if self._made.has_directory(member.path) or member.path in self._late:
-                self.directories -= 1  # listed twice
+        parent, name = self.place(member.path)
+        key = self._keys.of(member.path)[-1]
+        if key in self._made or key | 1 in self._made:
             if len(self._late) >= _MAX_LATE:
                 raise invalid("too many directories come after their content", member.path)
-            self._late[member.path] = member
+            self._late[key] = member
         else:
-            parent, name = self.place(member.path)
-            self._make(parent, name, member.path, member)
-        self.directories += 1
+            with system_errors(member.path, parent, name):
+                device, inode = _make(parent, name)
+            self._spool.add(b"%b %d %d %d %b" % (_EXPLICIT, key, device, inode, pack(member)))
+        if key | 1 not in self._made:
+            self._made.discard(key)
+            self._made.add(key | 1)
+            self.directories += 1
 
     def finish(self, apply: Callable[[int, Member], None], check: Callable[[], None]) -> None:
         """Give every directory its attributes, children before parents.
@@ -73,56 +82,128 @@ class Tree:
         self.close()
         for line in reversed(self._spool):
             check()
-            device, inode, mark, record = line.split(b" ", 3)
+            if line[:1] == _IMPLICIT:
+                self._finish_implicit(line, apply, check)
+                continue
+            _, key, device, inode, record = line.split(b" ", 4)
             member = unpack(record).member
-            fd = self._directory(member.path, make=False)
-            status = os.fstat(fd)
-            if (status.st_dev, status.st_ino) != (int(device), int(inode)):
-                raise changed_by_others(member.path)
-            late = self._late.get(member.path)
+            fd = self._open.get(int(key), -1)
+            if fd < 0:
+                fd = self._directory(member.path, make=False)
+            _check_identity(fd, int(device), int(inode), member.path)
+            apply(fd, self._late.get(int(key), member))
+        self.close()
+
+    def _finish_implicit(self, line: bytes, apply: Callable[[int, Member], None], check: Callable[[], None]) -> None:
+        """The same for the last directories of a path, which no member had named when they were made."""
+        _, identities, record = line.split(b" ", 2)
+        path = unpack(record).member.path
+        parts, keys = path.split(b"/"), list(self._keys.of(path))
+        for identity in reversed(identities.split(b",")):
+            check()
+            device, _, inode = identity.partition(b":")
+            fd = self._walk(parts, keys, make=False)
+            _check_identity(fd, int(device), int(inode), path)
+            late = self._late.get(keys[-1])
             if late is not None:
                 apply(fd, late)
-            elif mark == _EXPLICIT:
-                apply(fd, member)
             else:
-                os.fchmod(fd, member.mode)
-        self.close()
+                os.fchmod(fd, _IMPLICIT_MODE)
+            del parts[-1], keys[-1]
 
     def _directory(self, path: bytes, *, make: bool) -> int:
         """Open a directory that was made here; with `make` it and its parents may have to be made first."""
-        ends: list[int] = []
-        end = len(path)
-        while end > 0 and path[:end] not in self._open:
-            ends.append(end)
-            end = max(path.rfind(b"/", 0, end), 0)
+        keys = self._keys.of(path)
+        fd = self._open.get(keys[-1], -1)
+        if fd >= 0:
+            self._open.move_to_end(keys[-1])
+            return fd
+        return self._walk(path.split(b"/"), keys, make=make)
+
+    def _walk(self, parts: list[bytes], keys: list[int], *, make: bool) -> int:
+        """Open the directory of these components, from the innermost of its parents that is open."""
+        start = len(keys)
+        while start and keys[start - 1] not in self._open:
+            start -= 1
         fd = self._root
-        if end > 0:
-            self._open.move_to_end(path[:end])
-            fd = self._open[path[:end]]
-        for following in reversed(ends):
-            here, name = path[:following], path[end + (end > 0) : following]
-            if make and here not in self._made:
-                self._make(fd, name, here, None)
-            fd = self._enter(fd, name, here)
-            end = following
+        if start:
+            self._open.move_to_end(keys[start - 1])
+            fd = self._open[keys[start - 1]]
+        made: list[bytes] = []
+        for index in range(start, len(keys)):
+            key, name = keys[index], parts[index]
+            try:
+                if make and key not in self._made and key | 1 not in self._made:
+                    made.append(b"%d:%d" % _make(fd, name))
+                    self._made.add(key)
+                fd = self._enter(fd, name, key)
+            except OSError:
+                with system_errors(b"/".join(parts[: index + 1]), fd, name):
+                    raise
+        if made:
+            member = Member(path=b"/".join(parts), kind=MemberKind.DIRECTORY)
+            self._spool.add(b"%b %b %b" % (_IMPLICIT, b",".join(made), pack(member)))
         return fd
 
-    def _enter(self, parent: int, name: bytes, path: bytes) -> int:
-        with system_errors(path):
-            fd = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
-        self._open[path] = fd
+    def _enter(self, parent: int, name: bytes, key: int) -> int:
+        fd = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+        self._open[key] = fd
         if len(self._open) > _KEPT_OPEN:
             os.close(self._open.popitem(last=False)[1])
         return fd
 
-    def _make(self, parent: int, name: bytes, path: bytes, member: Member | None) -> None:
-        with system_errors(path, parent, name):
-            os.mkdir(name, 0o700, dir_fd=parent)
-            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        self._made.add(path, is_directory=member is not None)
-        mark = _IMPLICIT if member is None else _EXPLICIT
-        record = pack(member or Member(path=path, kind=MemberKind.DIRECTORY, mode=_IMPLICIT_MODE))
-        self._spool.add(b"%d %d %b %b" % (status.st_dev, status.st_ino, mark, record))
+
+class _PathKeys:
+    """Keyed 63-bit hashes of a path and all its parents, each made from its parent's: no path can be made to collide.
+
+    Those of the last path are kept: a tree in depth-first order costs one hash per directory.
+    """
+
+    def __init__(self) -> None:
+        self._secret = os.urandom(16)
+        self._path = b""
+        self._keys: list[int] = []
+
+    def of(self, path: bytes) -> list[int]:
+        """One key per component, outermost first; even numbers. Valid until the next call."""
+        if path == self._path:
+            return self._keys
+        new, old = path + b"/", self._path + b"/"
+        same = _common(new, old)
+        del self._keys[new.count(b"/", 0, same) :]
+        rest = path[new.rfind(b"/", 0, same) + 1 :]
+        key = self._keys[-1] if self._keys else 0
+        for part in rest.split(b"/") if rest else ():
+            digest = hashlib.blake2b(key.to_bytes(8, "little") + part, key=self._secret, digest_size=8).digest()
+            key = int.from_bytes(digest, "little") & ~1
+            self._keys.append(key)
+        self._path = path
+        return self._keys
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """How many bytes two texts share at their beginning."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _make(parent: int, name: bytes) -> tuple[int, int]:
+    """Make a directory; gives its device and inode."""
+    os.mkdir(name, 0o700, dir_fd=parent)
+    status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    return status.st_dev, status.st_ino
+
+
+def _check_identity(fd: int, device: int, inode: int, path: bytes) -> None:
+    status = os.fstat(fd)
+    if (status.st_dev, status.st_ino) != (device, inode):
+        raise changed_by_others(path)
 
 
 def changed_by_others(path: bytes) -> FailedPrecondition:

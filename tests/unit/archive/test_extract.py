@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 
 from holdfast_server.archive.extract import Extracted, extract
 from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
+from holdfast_server.storage.local import remove_tree
 from tests.unit.archive.samples import (
     FILE,
     TREE,
@@ -246,20 +248,8 @@ def test_depth_5000(tmp_path: Path, format_name: str) -> None:
     assert os.listdir(fd) == ["bottom"]
     assert os.fstat(fd).st_mtime_ns == WHEN
     os.close(fd)
-    remove_deep(tmp_path / "root")
-
-
-def remove_deep(root: Path) -> None:
-    """Take a deep tree apart from the top: rmtree recurses or meets PATH_MAX."""
-    while True:
-        try:
-            os.rename(root / "d" / "d", root / "e")
-        except FileNotFoundError:
-            return
-        for name in os.listdir(root / "d"):
-            (root / "d" / name).unlink()
-        os.rmdir(root / "d")
-        os.rename(root / "e", root / "d")
+    with opened(tmp_path) as around:
+        remove_tree(around, b"root")
 
 
 @pytest.mark.parametrize("instead", ["nothing", "link", "directory"])
@@ -279,6 +269,22 @@ def test_directory_moved_out(tmp_path: Path, instead: str) -> None:
         whole(tmp_path, "TAR_GZ", entries, on_progress=moved)
     assert caught.value.reason is Reason.FOLDER_NOT_WRITABLE
     assert os.listdir(tmp_path / "outside") == ["taken"]
+
+
+def test_folders_that_appear_in_any_order(tmp_path: Path) -> None:
+    """Each path shares another part of its parents with the one before it."""
+    chance = random.Random(5)
+    depths = [chance.randrange(1, 7) for _ in range(300)]
+    names = sorted({b"/".join(chance.choices((b"a", b"aa", b"b"), k=depth)) for depth in depths})
+    chance.shuffle(names)
+    folders = [directory(name, mode=0o700 | chance.randrange(64)) for name in names]
+    entries = [*folders, *(file(name + b"/file %d" % i) for i, name in enumerate(names))]
+    result = restore(tmp_path, "TAR", tar(entries), expect_manifest=False)
+    assert result.directories == len(names)
+    for member, _ in entries:
+        status = os.lstat(os.path.join(os.fsencode(tmp_path / "root"), member.path))
+        assert stat.S_IMODE(status.st_mode) == member.mode
+        assert status.st_mtime_ns == WHEN
 
 
 def test_what_an_archive_holds_and_a_restore_does_not_apply_is_told_once_a_kind(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 from holdfast_server.storage.local import remove_tree
 from tests.unit.archive.attacks import ATTACKS, COLLIDING, Refused, Restored, full_overlap, quoted_overlap
 from tests.unit.archive.restoring import MEMORY, Restorer
-from tests.unit.archive.samples import file, forged
+from tests.unit.archive.samples import file, forged, header, pax
 
 HOSTILE = Path(__file__).parents[4] / "shared" / "testdata" / "hostile"
 MIB = 1 << 20
@@ -326,6 +326,15 @@ def test_the_bombs_are_what_they_claim() -> None:
     assert len(data) < 62_000
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert sum(info.file_size for info in archive.infolist()) == 10_000_000_000
+
+
+def test_a_long_name_of_many_folders_costs_what_it_holds(restorer: Restorer, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Half a MiB once took a minute and 120 MiB: each of its folders handled the name from its beginning."""
+    name = b"/".join([b"d" * 100] * 5000)
+    (tmp_path / "archive").write_bytes(pax((b"path", name + b"/file")) + header() + bytes(1024))
+    answer = restorer.restore(tmp_path / "archive", "tar", sandbox.root)
+    check(answer, Restored(1, 0, 0, 0, 0))
+    assert answer["peak"] < 64 * MIB
 
 
 def test_colliding_names_all_come_with_their_own_content(restorer: Restorer, sandbox: Sandbox, tmp_path: Path) -> None:
