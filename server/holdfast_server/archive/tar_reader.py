@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from collections.abc import Callable, Iterator
-=======
-from collections.abc import Iterator
 from functools import lru_cache
->>>>>>> main
 
 from holdfast_server.archive.byte_stream import ByteStream, raw_blocks
 from holdfast_server.archive.gzip_stream import gzip_blocks
@@ -16,10 +12,7 @@ from holdfast_server.archive.reading import (
     ArchiveReader,
     Budget,
     Content,
-<<<<<<< HEAD
     Followed,
-=======
->>>>>>> main
     Limits,
     Names,
     Source,
