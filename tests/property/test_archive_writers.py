@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import shutil
@@ -20,7 +21,7 @@ from holdfast_server.archive.blocks import BLOCK
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
-from tests.unit.archive.archives import Archive, Item, digests
+from tests.unit.archive.archives import Archive, Item, digests, tar_stream
 
 ODD = [b"new\nline", b"esc\x1b[31m", b"raw\xff\xfe", b"n" * 255, b"dots...", b"-rf", b"back\\slash", b"  lead", b"%s"]
 ODD += [
@@ -121,12 +122,13 @@ def test_zip(pool: CompressorPool, items: list[Item], stream: bool) -> None:
         subprocess.run(["unzip", "-tqq", path], check=True, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.parametrize("format", [ArchiveFormat.TAR_GZ, ArchiveFormat.TAR_ZST])
 @RUN
 @given(items=trees(), stream=st.booleans())
-def test_tar_gz(pool: CompressorPool, items: list[Item], stream: bool) -> None:
+def test_tar(pool: CompressorPool, format: ArchiveFormat, items: list[Item], stream: bool) -> None:  # noqa: A002
     with tempfile.TemporaryDirectory() as folder:
-        path = write(folder, ArchiveFormat.TAR_GZ, pool, items, stream)
-        with tarfile.open(path) as t:
+        path = write(folder, format, pool, items, stream)
+        with tarfile.open(fileobj=io.BytesIO(tar_stream(path))) as t:
             infos = t.getmembers()[:-2]
             types = {tarfile.DIRTYPE: "directory", tarfile.SYMTYPE: "symlink", tarfile.LNKTYPE: "hardlink"}
             for info, (member, content) in zip(infos, items, strict=True):
@@ -138,7 +140,7 @@ def test_tar_gz(pool: CompressorPool, items: list[Item], stream: bool) -> None:
                     stream_ = t.extractfile(info)
                     assert stream_ is not None
                     assert stream_.read() == content
-        for tool in ("tar", "bsdtar"):
+        for tool in ("tar", "bsdtar") if format is ArchiveFormat.TAR_GZ or shutil.which("zstd") else ():
             if shutil.which(tool):
                 # --to-stdout (-O) gives the bytes of all files, in order.
                 out = subprocess.run([tool, "-xOf", path], check=True, capture_output=True)

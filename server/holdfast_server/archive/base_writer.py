@@ -100,6 +100,9 @@ class ArchiveWriter(ABC):
     #: Longest path in bytes that the format can hold, or None without a limit.
     max_path: int | None = None
 
+    #: How many bytes of small members go to one job, about.
+    batch_size: int = BLOCK
+
     def __init__(
         self,
         file: io.RawIOBase,
@@ -255,7 +258,7 @@ class ArchiveWriter(ABC):
         self._batch.append(small)
         member = small.member
         self._batch_size += member.size + len(member.path) + len(member.link_target) + _MEMBER_COST
-        if self._batch_size >= BLOCK:
+        if self._batch_size >= self.batch_size:
             self._flush()
 
     def _flush(self) -> None:

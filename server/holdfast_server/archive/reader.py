@@ -8,7 +8,7 @@ from typing import BinaryIO
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.reading import ArchiveReader, Content, Limits, Source, show
 from holdfast_server.archive.tar_header import RECORD, is_header
-from holdfast_server.archive.tar_reader import TarGzReader, TarReader
+from holdfast_server.archive.tar_reader import TarGzReader, TarReader, TarZstReader
 from holdfast_server.archive.zip_reader import ZipReader
 
 __all__ = ["DETECT_SIZE", "ArchiveReader", "Content", "Limits", "detect_format", "open_reader", "show"]
@@ -19,6 +19,7 @@ DETECT_SIZE = RECORD
 _READERS: dict[ArchiveFormat, type[ArchiveReader]] = {
     ArchiveFormat.ZIP: ZipReader,
     ArchiveFormat.TAR_GZ: TarGzReader,
+    ArchiveFormat.TAR_ZST: TarZstReader,
     ArchiveFormat.TAR: TarReader,
 }
 

@@ -47,15 +47,18 @@ class Limits:
     """What an archive may cost. Counted while streaming from what is really produced, never from declared sizes.
 
     `total_bytes` bounds all that is unpacked (tar headers included); `ratio` bounds it to a multiple of the archive's
-    own size, once more than `ratio_floor` bytes came out. Deflate cannot exceed 1032:1: the default only stops tricks.
+    own size, once more than `ratio_floor` bytes came out. Unset it is a little more than the format can reach (deflate
+    1,032:1, zstd 32,768:1), and only stops tricks: zeros that were backed up do come near it. `window` bounds how many
+    bytes of what it produced a zstd decompressor may have to keep; 128 MiB is what `zstd -22` and `zstd --long` use.
     """
 
     total_bytes: int = 1 << 50
-    ratio: int = 2000
+    ratio: int | None = None
     entries: int = 50_000_000
     path_length: int = 1 << 20
     depth: int = 10_000
     ratio_floor: int = 64 << 20
+    window: int = 128 << 20
 
 
 def show(path: bytes) -> str:
@@ -98,9 +101,10 @@ def check_path(path: bytes, limits: Limits, offset: int) -> None:
 class Budget:
     """Counts what a pass over an archive produces against the limits."""
 
-    def __init__(self, limits: Limits, archive_size: int) -> None:
+    def __init__(self, limits: Limits, archive_size: int, format_ratio: int = 2000) -> None:
         self._limits = limits
-        self._allowed = min(limits.total_bytes, max(limits.ratio_floor, limits.ratio * archive_size))
+        ratio = format_ratio if limits.ratio is None else limits.ratio
+        self._allowed = min(limits.total_bytes, max(limits.ratio_floor, ratio * archive_size))
         self._bytes = 0
         self._entries = 0
 

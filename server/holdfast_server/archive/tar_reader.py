@@ -9,8 +9,9 @@ from holdfast_server.archive.gzip_stream import gzip_blocks
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.reading import ArchiveReader, Budget, Content, Names, check_path, damage, invalid
 from holdfast_server.archive.tar_header import RECORD, Header, parse_decimal, parse_header, parse_mtime, parse_pax
+from holdfast_server.archive.zstd_stream import zstd_blocks
 
-__all__ = ["TarGzReader", "TarReader"]
+__all__ = ["TarGzReader", "TarReader", "TarZstReader"]
 
 _ZEROS = bytes(RECORD)
 _KINDS = {
@@ -33,8 +34,11 @@ class TarReader(ArchiveReader):
     can_skip = False
     mtime_step = 1
 
+    #: How much more than its own size a file of this format can unpack to, rounded up.
+    max_ratio = 1
+
     def members(self) -> Iterator[tuple[Member, Content]]:
-        budget, names = Budget(self.limits, self.source.size), Names()
+        budget, names = Budget(self.limits, self.source.size, self.max_ratio), Names()
         stream = ByteStream(self._blocks(budget))
         while True:
             self.check()
@@ -93,9 +97,20 @@ class TarGzReader(TarReader):
     """Reads a tar.gz file. See ArchiveReader."""
 
     format_name = "TAR_GZ"
+    max_ratio = 2000
 
     def _blocks(self, budget: Budget) -> Iterator[bytes]:
         return gzip_blocks(self.source, budget, self.check)
+
+
+class TarZstReader(TarReader):
+    """Reads a tar.zst file. See ArchiveReader."""
+
+    format_name = "TAR_ZST"
+    max_ratio = 33_000
+
+    def _blocks(self, budget: Budget) -> Iterator[bytes]:
+        return zstd_blocks(self.source, budget, self.check, self.limits.window)
 
 
 def _extended(stream: ByteStream, header: Header, at: int) -> bytes:

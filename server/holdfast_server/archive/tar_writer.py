@@ -1,8 +1,9 @@
-"""tar.gz: POSIX pax tar in a row of gzip members.
+"""tar.gz and tar.zst: POSIX pax tar in a row of gzip members or zstd frames.
 
-docs/format.md ("tar.gz") specifies it. The tar stream is cut into pieces of about 1 MiB, each an independent gzip
-member: any gzip reader takes the row as one stream, all cores write it, and the size of each member in an extra field
-lets a reader that knows it skip from one to the next and unpack several at a time:
+docs/format.md ("tar.gz", "tar.zst") specifies them. The tar stream is cut into pieces of about 1 MiB (gzip) or
+4 MiB (zstd), each compressed by itself: any reader takes the row as one stream, and all cores write it. zstd frames are
+listed at the end (`seek_table`). The size of each gzip member in an extra field lets a reader that knows it skip from
+one to the next and unpack several at a time:
 
     1f 8b 08 04   magic, deflate, FEXTRA
     00 00 00 00   MTIME: none, so that the same input gives the same bytes
@@ -18,18 +19,24 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import threading
 import unicodedata
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 from isal import isal_zlib
+from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 
 from holdfast_server.archive.base_writer import ArchiveWriter, Landing, Small
-from holdfast_server.archive.blocks import deflater_for
+from holdfast_server.archive.blocks import BLOCK, deflater_for
 from holdfast_server.archive.manifest import ManifestEntry, format_mtime
 from holdfast_server.archive.member import Member, MemberKind
+from holdfast_server.archive.reading import damage
+from holdfast_server.archive.seek_table import FrameSizes
 
-__all__ = ["TarGzWriter"]
+__all__ = ["TarGzWriter", "TarZstWriter"]
 
 TAR_BLOCK = 512
 TAR_RECORD = 10240
@@ -43,6 +50,9 @@ GZIP_SUBFIELD = b"HF"
 GZIP_HEADER = struct.Struct("<4sLBBH2sHL")
 GZIP_TRAILER = struct.Struct("<LL")
 
+#: zstd's level.
+ZSTD_LEVEL = 3
+
 PAX_NAME = b"PaxHeaders/holdfast"
 
 _TYPES = {
@@ -53,39 +63,55 @@ _TYPES = {
 }
 _EMPTY_SHA256 = hashlib.sha256().digest()
 
+Entries = list[tuple[ManifestEntry | None, bytes]]
 
-class TarGzWriter(ArchiveWriter):
-    """An `ArchiveWriter` for tar.gz. Every member of the vocabulary can be held, with names of any length."""
+
+class _Zstd(threading.local):
+    """Each thread's own: two must not share one, and a new one for each frame would cost its memory again."""
+
+    def __init__(self) -> None:
+        self.compressor = ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True, write_content_size=True)
+        self.decompressor = ZstdDecompressor()
+
+
+_zstd = _Zstd()
+
+
+class TarWriter(ArchiveWriter):
+    """An `ArchiveWriter` for compressed tar. Every member of the vocabulary can be held, with names of any length."""
 
     _length = 0  # of the tar stream so far; a member's record is its length there
-    _prefix = b""
-    _tail = b""
+    _parts: list[bytes]  # of a large file, not handed to the pool yet
+
+    @abstractmethod
+    def _pack(self, data: bytes, entries: Entries) -> Landing:
+        """Compress a piece of the tar stream; `entries` are the members that end in it. Runs in the pool."""
 
     def _require_representable(self, member: Member) -> None:
         if member.kind in (MemberKind.HARDLINK, MemberKind.SYMLINK) and not member.link_target:
             raise ValueError("a link needs a target")
 
     def _job(self, batch: list[Small]) -> Callable[[], Landing]:
-        return lambda: _pack(batch)
+        return lambda: self._pack(*_join(batch))
 
     def _stream_start(self, member: Member) -> None:
         self._flush()
-        self._prefix = tar_header(member)
-        self._stream_length = len(self._prefix) + member.size + -member.size % TAR_BLOCK
+        header = tar_header(member)
+        self._parts = [header]
+        self._stream_length = len(header) + member.size + -member.size % TAR_BLOCK
 
     def _stream_block(self, block: bytes, *, last: bool) -> None:
-        data = self._prefix + block if self._prefix else block
-        self._prefix = b""
-        if last:
-            self._tail = data
-        else:
-            self._jobs.submit(lambda: Landing(gzip_member(data)), len(data))
+        self._parts.append(block)
+        if not last and sum(map(len, self._parts)) >= self.batch_size:
+            self._submit_parts([])
 
     def _stream_end(self, member: Member, entry: ManifestEntry | None) -> None:
-        data = self._tail + bytes(-member.size % TAR_BLOCK)
-        self._tail = b""
-        entries = [(entry, self._stream_length.to_bytes(8, "big"))]
-        self._jobs.submit(lambda: Landing(gzip_member(data), entries), len(data))
+        self._parts.append(bytes(-member.size % TAR_BLOCK))
+        self._submit_parts([(entry, self._stream_length.to_bytes(8, "big"))])
+
+    def _submit_parts(self, entries: Entries) -> None:
+        parts, self._parts = self._parts, []
+        self._jobs.submit(lambda: self._pack(b"".join(parts), entries), sum(map(len, parts)))
 
     def _landed(self, record: bytes, offset: int) -> bytes:  # noqa: ARG002
         return record
@@ -97,13 +123,39 @@ class TarGzWriter(ArchiveWriter):
         self._flush()
         self._jobs.drain()
         length = self._length + 2 * TAR_BLOCK
-        self._write(gzip_member(bytes(2 * TAR_BLOCK + -length % TAR_RECORD)))
+        self._jobs.put(self._pack(bytes(2 * TAR_BLOCK + -length % TAR_RECORD), []))
 
 
-def _pack(batch: list[Small]) -> Landing:
-    """Hash the members of a batch and compress them as one gzip member."""
+class TarGzWriter(TarWriter):
+    """Each piece is a gzip member."""
+
+    def _pack(self, data: bytes, entries: Entries) -> Landing:
+        return Landing(gzip_member(data), entries)
+
+
+class TarZstWriter(TarWriter):
+    """Each piece is a zstd frame; a table of all frames ends the file."""
+
+    #: Of a mixed tree, 52,000 files of 1.4 GiB, frames of 1 MiB make 593 MB, of 2 MiB 575, of 4 MiB 560, in equal time.
+    batch_size = 4 * BLOCK
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._frames = FrameSizes()
+
+    def _pack(self, data: bytes, entries: Entries) -> Landing:
+        packed, size = zstd_frame(data), len(data)
+        return Landing(packed, entries, lambda offset: self._frames.add(offset, len(packed), size))
+
+    def _end(self) -> None:
+        super()._end()
+        self._write(self._frames.table())
+
+
+def _join(batch: list[Small]) -> tuple[bytes, Entries]:
+    """Hash the members of a batch and put them into one piece of the tar stream."""
     parts: list[bytes] = []
-    entries: list[tuple[ManifestEntry | None, bytes]] = []
+    entries: Entries = []
     for small in batch:
         member, content = small.member, small.content
         header = tar_header(member)
@@ -114,7 +166,7 @@ def _pack(batch: list[Small]) -> Landing:
             sha256 = hashlib.sha256(content).digest() if content else _EMPTY_SHA256
         length = len(header) + len(content) + len(padding)
         entries.append((small.entry(sha256), length.to_bytes(8, "big")))
-    return Landing(gzip_member(b"".join(parts)), entries)
+    return b"".join(parts), entries
 
 
 def gzip_member(data: bytes) -> bytes:
@@ -123,6 +175,18 @@ def gzip_member(data: bytes) -> bytes:
     length = GZIP_HEADER.size + len(packed) + GZIP_TRAILER.size
     header = GZIP_HEADER.pack(b"\x1f\x8b\x08\x04", 0, 0, 255, 8, GZIP_SUBFIELD, 4, length)
     return b"%b%b%b" % (header, packed, GZIP_TRAILER.pack(isal_zlib.crc32(data), len(data)))
+
+
+def zstd_frame(data: bytes) -> bytes:
+    """`data` as one zstd frame with its size and checksum, proved to unpack to `data` again."""
+    packed: bytes = _zstd.compressor.compress(data)
+    try:
+        unpacked = _zstd.decompressor.decompress(packed)
+    except ZstdError as error:
+        raise damage(f"what was just compressed cannot be unpacked ({error})") from error
+    if unpacked != data:
+        raise damage("what was just compressed unpacks to something else")
+    return packed
 
 
 def tar_header(member: Member) -> bytes:

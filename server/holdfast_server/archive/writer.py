@@ -9,7 +9,7 @@ from holdfast_server.archive.base_writer import ArchiveWriter, Mark, MemberNotRe
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.manifest import ManifestSpool
 from holdfast_server.archive.pool import CompressorPool
-from holdfast_server.archive.tar_writer import TarGzWriter
+from holdfast_server.archive.tar_writer import TarGzWriter, TarZstWriter
 from holdfast_server.archive.zip_writer import ZipWriter
 
 __all__ = ["ArchiveWriter", "Mark", "MemberNotRepresentable", "WrittenArchive", "open_writer"]
@@ -17,6 +17,7 @@ __all__ = ["ArchiveWriter", "Mark", "MemberNotRepresentable", "WrittenArchive", 
 _WRITERS: dict[ArchiveFormat, type[ArchiveWriter]] = {
     ArchiveFormat.ZIP: ZipWriter,
     ArchiveFormat.TAR_GZ: TarGzWriter,
+    ArchiveFormat.TAR_ZST: TarZstWriter,
 }
 
 
@@ -30,5 +31,5 @@ def open_writer(
     on_written: Callable[[int], None],
     created_ns: int,
 ) -> ArchiveWriter:
-    """A writer for a new archive in `file`; `ArchiveWriter` says what the arguments have to be."""
+    """A writer for a new archive of a writable format in `file`; `ArchiveWriter` says what the arguments have to be."""
     return _WRITERS[format](file, pool, manifest, check=check, on_written=on_written, created_ns=created_ns)

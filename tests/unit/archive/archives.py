@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+
+import zstandard
 
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.manifest import ManifestEntry, ManifestReader, ManifestSpool
@@ -15,6 +18,8 @@ from holdfast_server.archive.writer import ArchiveWriter, WrittenArchive, open_w
 
 CREATED_NS = 1_700_000_000_000_000_000
 MTIME_NS = 1_600_000_001_123_456_789
+
+WRITABLE = [f for f in ArchiveFormat if f.writable]
 
 Item = tuple[Member, bytes]
 
@@ -81,6 +86,14 @@ def cut(content: bytes, size: int = 300_000) -> Iterable[memoryview]:
         part = content[at : at + size]
         buffer[: len(part)] = part
         yield memoryview(buffer)[: len(part)]
+
+
+def tar_stream(path: Path) -> bytes:
+    """What a compressed tar file unpacks to, by the library of its format."""
+    if path.suffix == ".gz":
+        return gzip.decompress(path.read_bytes())
+    with path.open("rb") as packed:
+        return zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True).read()
 
 
 def digests(items: Iterable[Item]) -> dict[bytes, bytes]:

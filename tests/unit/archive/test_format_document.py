@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from holdfast_server.archive import manifest, tar_writer, zip_writer
+import zstandard
+
+from holdfast_server.archive import manifest, seek_table, tar_writer, zip_writer
 from holdfast_server.archive.blocks import BLOCK
 from holdfast_server.archive.manifest import ManifestEntry
 from holdfast_server.archive.member import Member, MemberKind
+from holdfast_server.archive.reader import Limits
 
 TEXT = (Path(__file__).parents[3] / "docs" / "format.md").read_text()
 
@@ -61,6 +64,31 @@ def test_tar_gz() -> None:
     for kind in (b"`0` file", b"`1` hard link", b"`2` symbolic link", b"`5` directory"):
         assert kind.decode() in text
     assert sorted(tar_writer._TYPES.values()) == [b"0", b"1", b"2", b"5"]
+
+
+def test_tar_zst() -> None:
+    text = section("tar.zst")
+    frames = seek_table.FrameSizes()
+    packed = b""
+    for content in (b"x" * 300, bytes(5 << 20)):
+        frame = tar_writer.zstd_frame(content)
+        frames.add(len(packed), len(frame), len(content))
+        packed += frame
+        assert frame.startswith(bytes.fromhex("28 b5 2f fd"))
+        assert frame[4] & 0b11111 == 0b00100
+        assert zstandard.get_frame_parameters(frame).window_size <= 8 << 20
+    table = frames.table()
+    values = re.findall(r"\| (\d+|…) \| ((?:[0-9a-f]{2} ?)+)\|", text)
+    assert [value.strip() for _, value in values] == ["28 b5 2f fd", "5e 2a 4d 18", "00", "b1 ea 92 8f"]
+    assert table.startswith(bytes.fromhex(values[1][1]))
+    assert table.endswith(bytes.fromhex(values[2][1] + values[3][1]))
+    assert int.from_bytes(table[4:8], "little") == len(table) - 8 == 8 * 2 + 9
+    assert "8 for each frame, and 9" in text
+    assert f"more than {seek_table.MAX_FRAMES:,} frames" in text
+    assert "MUST NOT be over 8 MiB" in text
+    assert "pieces of about 4 MiB (never more than 6 MiB)" in text
+    assert tar_writer.TarZstWriter.batch_size == 4 << 20
+    assert f"window is over {Limits().window >> 20} MiB" in section("Reading archives of others")
 
 
 def test_manifest() -> None:

@@ -1,4 +1,4 @@
-"""The strict tar.gz reader: what it reads, and one test per rule that it refuses by."""
+"""The strict tar reader, over gzip and plain: what it reads, and one test per rule that it refuses by."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import zlib
 from pathlib import Path
 
 import pytest
+import zstandard
 
-from holdfast_server.archive.reader import Limits
+from holdfast_server.archive.format import ArchiveFormat
+from holdfast_server.archive.reader import DETECT_SIZE, Limits, detect_format
 from holdfast_server.archive.tar_header import parse_mtime, parse_pax
 from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
 from tests.unit.archive.samples import (
@@ -24,6 +26,7 @@ from tests.unit.archive.samples import (
     WHEN,
     directory,
     file,
+    forged,
     hardlink,
     read_all,
     symlink,
@@ -32,6 +35,7 @@ from tests.unit.archive.samples import (
 )
 
 END = bytes(1024)
+TEXT = b"0" * 512
 
 
 def refused(tmp_path: Path, data: bytes, words: str, limits: Limits | None = None) -> None:
@@ -168,6 +172,50 @@ def test_pax_times() -> None:
     for wrong in (b"", b"1e5", b"nan", b"+1", b" 1", b"9" * 30):
         with pytest.raises(FailedPrecondition):
             parse_mtime(wrong, 0)
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="GNU tar is not installed")
+@pytest.mark.parametrize("form", ["gnu", "pax", "ustar"])
+def test_reads_plain_tar(tmp_path: Path, form: str) -> None:
+    (tmp_path / "a").write_bytes(b"content" * 200_000)
+    os.symlink("a", tmp_path / "link")
+    subprocess.run(["tar", "-cf", "a.tar", f"--format={form}", "a", "link"], cwd=tmp_path, check=True)
+    data = (tmp_path / "a.tar").read_bytes()
+    (one, content), (two, _) = read_all(tmp_path, "TAR", data)
+    assert (one.path, content, two.path, two.link_target) == (b"a", b"content" * 200_000, b"link", b"a")
+    for cut in (1 << 20, len(data) - 1, len(data) - 512, len(data) - 700):
+        with pytest.raises(DataLoss, match=r"ends too early|without its end mark"):
+            read_all(tmp_path, "TAR", data[:-cut])
+
+
+def test_plain_tar_keeps_every_rule(tmp_path: Path) -> None:
+    for data, words in (
+        (tar_gz(TREE), "no number|checksum"),
+        (tar(TREE) + b"garbage", "data follows"),
+        (tar([file(b"../x")]), "component '..'"),
+        (header(kind=b"3") + END, "device or a FIFO"),
+    ):
+        with pytest.raises(FailedPrecondition, match=words):
+            read_all(tmp_path, "TAR", data)
+    with pytest.raises(FailedPrecondition, match="unpacks to more"):
+        read_all(tmp_path, "TAR", tar(TREE), Limits(total_bytes=1 << 10))
+    with pytest.raises(DataLoss, match="without its end mark"):
+        read_all(tmp_path, "TAR", b"")
+
+
+def test_formats_are_told_by_content() -> None:
+    old = header(at={257: bytes(8)})
+    known = {
+        ArchiveFormat.ZIP: [forged(TREE[:2]), forged([])],
+        ArchiveFormat.TAR_GZ: [tar_gz(TREE)],
+        ArchiveFormat.TAR_ZST: [zstandard.compress(tar(TREE)), b"\x50\x2a\x4d\x18" + bytes(4), b"\x5f\x2a\x4d\x18"],
+        ArchiveFormat.TAR: [tar(TREE), header(at={257: b"ustar  \0"}), old, pax((b"path", b"x"))],
+    }
+    for expected, heads in known.items():
+        for head in heads:
+            assert detect_format(head[:DETECT_SIZE]) is expected
+    for nothing in (b"", b"x", bytes(512), b"PK\x01\x02", b"age-encryption.org/v1\n", os.urandom(20), old[:300], TEXT):
+        assert detect_format(nothing[:DETECT_SIZE]) is None
 
 
 def test_no_gzip(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tar.gz writer, as common tools and the specification see it."""
+"""The tar.gz and tar.zst writers, as common tools and the specification see them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,26 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from holdfast_server.archive import tar_writer
 from holdfast_server.archive.blocks import BLOCK
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
-from tests.unit.archive.archives import CREATED_NS, MTIME_NS, Archive, Item, cut, digests, directory, file, symlink
+from holdfast_server.errors import DataLoss
+from tests.unit.archive.archives import (
+    CREATED_NS,
+    MTIME_NS,
+    Archive,
+    Item,
+    cut,
+    digests,
+    directory,
+    file,
+    symlink,
+    tar_stream,
+)
 
 NOISE = random.Random(2).randbytes(3 << 20)
 TEXT = b"".join(b"line %d of some text that deflate likes\n" % n for n in range(90_000))
@@ -36,21 +49,21 @@ def pool() -> Iterator[CompressorPool]:
     pool.close()
 
 
-@pytest.fixture
-def archive(tmp_path: Path, pool: CompressorPool) -> Iterator[Archive]:
-    archive = Archive(tmp_path / "a.tar.gz", ArchiveFormat.TAR_GZ, pool)
+@pytest.fixture(params=[ArchiveFormat.TAR_GZ, ArchiveFormat.TAR_ZST])
+def archive(tmp_path: Path, pool: CompressorPool, request: pytest.FixtureRequest) -> Iterator[Archive]:
+    archive = Archive(tmp_path / f"a{request.param.suffix}", request.param, pool)
     yield archive
     archive.writer.abort()
     archive.file.close()
 
 
 def infos(path: Path) -> dict[bytes, tarfile.TarInfo]:
-    with tarfile.open(path) as t:
+    with tarfile.open(fileobj=io.BytesIO(tar_stream(path))) as t:
         return {os.fsencode(info.name): info for info in t}
 
 
 def content(path: Path, name: bytes) -> bytes:
-    with tarfile.open(path) as t:
+    with tarfile.open(fileobj=io.BytesIO(tar_stream(path))) as t:
         stream = t.extractfile(os.fsdecode(name))
         assert stream is not None
         return stream.read()
@@ -97,6 +110,7 @@ def test_members_come_out_as_they_went_in(archive: Archive, stream: bool) -> Non
     assert result.members == len(items)
 
 
+@pytest.mark.parametrize("archive", [ArchiveFormat.TAR_GZ], indirect=True)
 def test_every_gzip_member_stands_alone_and_tells_its_length(archive: Archive) -> None:
     archive.add(sample())
     archive.finish()
@@ -114,6 +128,46 @@ def test_every_gzip_member_stands_alone_and_tells_its_length(archive: Archive) -
     assert len(whole) % 10240 == 0
     assert whole.endswith(bytes(1024))
     subprocess.run(["gzip", "-t", archive.path], check=True)
+
+
+@pytest.mark.parametrize("archive", [ArchiveFormat.TAR_ZST], indirect=True)
+def test_every_zstd_frame_stands_alone_and_the_table_lists_it(archive: Archive) -> None:
+    archive.add(sample())
+    archive.add([file(b"large", TEXT * 4)], stream=True)
+    mark = archive.writer.mark()
+    archive.writer.add_stream(Member(b"gone", MemberKind.FILE, size=len(NOISE) * 3), cut(NOISE * 3))
+    archive.writer.rollback(mark)
+    archive.finish()
+    data = archive.path.read_bytes()
+    count, flags, magic = struct.unpack("<LBL", data[-9:])
+    assert (flags, magic) == (0, 0x8F92EAB1)
+    table = len(data) - 8 - 8 * count - 9
+    assert struct.unpack_from("<LL", data, table) == (0x184D2A5E, 8 * count + 9)
+    at, whole = 0, b""
+    for packed, size in struct.iter_unpack("<LL", data[table + 8 : -9]):
+        frame = data[at : at + packed]
+        facts = zstandard.get_frame_parameters(frame)
+        assert (facts.content_size, facts.has_checksum, facts.dict_id) == (size, True, 0)
+        assert facts.window_size <= 8 << 20
+        piece = zstandard.ZstdDecompressor().decompress(frame, read_across_frames=False, allow_extra_data=False)
+        assert len(piece) == size <= 6 * BLOCK
+        whole += piece
+        at += packed
+    assert at == table
+    assert max(size for _, size in struct.iter_unpack("<LL", data[table + 8 : -9])) >= 4 * BLOCK
+    assert whole == tar_stream(archive.path)
+    assert len(whole) % 10240 == 0
+    assert b"gone" not in infos(archive.path)
+
+
+def test_a_frame_that_does_not_unpack_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def compress(self, data: bytes) -> bytes:
+            return zstandard.compress(data[:-1] + b"?")
+
+    monkeypatch.setattr(tar_writer._zstd, "compressor", Broken())
+    with pytest.raises(DataLoss, match="unpacks to something else"):
+        tar_writer.zstd_frame(b"some content")
 
 
 @pytest.mark.parametrize(
@@ -186,13 +240,15 @@ def test_padding_and_rollback(archive: Archive) -> None:
     assert list(infos(archive.path))[:3] == [b"a", b"short", b"z"]
     assert content(archive.path, b"short") == NOISE[:700] + bytes(size - 700)
     assert [(e.member.path, e.changed) for e in archive.entries()] == [(b"a", False), (b"short", True), (b"z", False)]
-    assert len(gzip.decompress(archive.path.read_bytes())) % 10240 == 0
+    assert len(tar_stream(archive.path)) % 10240 == 0
 
 
 @pytest.mark.parametrize("tool", ["tar", "bsdtar"])
 def test_extraction_by_common_tools(archive: Archive, tmp_path: Path, tool: str) -> None:
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed")
+    if archive.path.suffix == ".zst" and shutil.which("zstd") is None:
+        pytest.skip("zstd is not installed")
     names = [
         b"new\nline",
         b"esc\x1b[31m",
