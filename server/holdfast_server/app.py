@@ -63,6 +63,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     from holdfast_server.rpc.server import NotBuiltYet, build_server
     from holdfast_server.tasks.backup_orders import BackupOrders
     from holdfast_server.tasks.engine import TaskEngine
+    from holdfast_server.tasks.export import ExportOrders
     from holdfast_server.tasks.queue import DbosQueue, migrate_queue
     from holdfast_server.tasks.restore import RestoreOrders
     from holdfast_server.tasks.sources import SourceRegistry
@@ -85,6 +86,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
         backups=BackupOrders(database, engine, policy, clock),
         verifications=VerifyOrders(engine),
         restores=RestoreOrders(engine, policy),
+        exports=ExportOrders(engine, policy, clock),
     )
     places = StreamPlaces(config.server.max_watchers)
     authenticator = Authenticator(ensure_admin_token(config.paths.data_dir))
@@ -125,6 +127,7 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     from holdfast_server.catalog.rows import TaskKind
     from holdfast_server.tasks.backup import BackupHandler
     from holdfast_server.tasks.engine import TaskEngine
+    from holdfast_server.tasks.export import ExportHandler
     from holdfast_server.tasks.housekeeping import Housekeeper
     from holdfast_server.tasks.queue import DbosConsumer, DbosQueue, migrate_queue
     from holdfast_server.tasks.restore import RestoreHandler
@@ -146,6 +149,7 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
         TaskKind.BACKUP: BackupHandler(database, policy, pool, clock, data_dir, software_version()),
         TaskKind.VERIFY: VerifyHandler(database, clock),
         TaskKind.RESTORE: RestoreHandler(database, policy),
+        TaskKind.EXPORT_BACKUP: ExportHandler(database, policy, pool, clock, software_version()),
     }
     housekeeper = Housekeeper(database, queue, clock, config.tasks.history_days, config.tasks.request_id_days)
     worker = Worker(owner, database, engine, handlers, housekeeper, clock, config.tasks.lease_seconds)

@@ -46,6 +46,7 @@ class TaskKind(StrEnum):
     BACKUP = "BACKUP"
     RESTORE = "RESTORE"
     VERIFY = "VERIFY"
+    EXPORT_BACKUP = "EXPORT_BACKUP"
 
 
 class TaskState(StrEnum):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from holdfast_server.catalog.database import Database
 from holdfast_server.tasks.backup_orders import BackupOrders
 from holdfast_server.tasks.engine import TaskEngine
+from holdfast_server.tasks.export import ExportOrders
 from holdfast_server.tasks.restore import RestoreOrders
 from holdfast_server.tasks.sources import SourceRegistry
 from holdfast_server.tasks.verify import VerifyOrders
@@ -26,3 +27,4 @@ class Services:
     backups: BackupOrders
     verifications: VerifyOrders
     restores: RestoreOrders
+    exports: ExportOrders

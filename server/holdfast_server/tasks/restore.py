@@ -28,7 +28,7 @@ from holdfast_server.core.restore import (
     staging_name,
 )
 from holdfast_server.core.verify import open_archive
-from holdfast_server.errors import FailedPrecondition, Fenced, invalid_field
+from holdfast_server.errors import FailedPrecondition, Fenced
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.local import free_bytes, fsync_directory
 from holdfast_server.storage.names import escape
@@ -36,11 +36,10 @@ from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.run import Outcome, TaskRun
 from holdfast_server.tasks.sources import source_suspended
-from holdfast_server.tasks.stored import as_archive, require_backup, require_finished, require_quiet
+from holdfast_server.tasks.stored import as_archive, check_entry_paths, require_backup, require_finished, require_quiet
 
 __all__ = ["RestoreHandler", "RestoreOrder", "RestoreOrders"]
 
-_MAX_PATHS = 1000
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -69,7 +68,7 @@ class RestoreOrders:
         FailedPrecondition (BACKUP_NOT_RESTORABLE, SOURCE_SUSPENDED, FOLDER_…), InvalidArgument,
         PermissionDenied/PATH_NOT_ALLOWED.
         """
-        _check_paths(order.paths)
+        check_entry_paths(order.paths)
         if key is not None and (known := self._engine.recall(key)) is not None:
             return known
         self._engine.inside(partial(_restorable, order.backup_id))
@@ -105,15 +104,6 @@ def _restorable(backup_id: str, connection: sa.Connection) -> BackupRow:
     if source is not None and source.state == SourceState.SUSPENDED:
         raise source_suspended(row.source_id)
     return row
-
-
-def _check_paths(paths: tuple[bytes, ...]) -> None:
-    if len(paths) > _MAX_PATHS:
-        raise invalid_field("paths", f"names {len(paths)} paths, at most {_MAX_PATHS} are allowed")
-    for index, path in enumerate(paths):
-        parts = path.strip(b"/").split(b"/")
-        if path.startswith(b"/") or any(part in (b"", b".", b"..") for part in parts) or b"\0" in path:
-            raise invalid_field(f"paths[{index}]", "must be relative to the backup, without `.`, `..` or empty parts")
 
 
 class RestoreHandler:

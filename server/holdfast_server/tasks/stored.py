@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.catalog import backups
 from holdfast_server.catalog.rows import BackupRow, BackupState
 from holdfast_server.core.verify import StoredArchive
-from holdfast_server.errors import Aborted, FailedPrecondition, NotFound, Reason
+from holdfast_server.errors import Aborted, FailedPrecondition, NotFound, Reason, invalid_field
 
-__all__ = ["as_archive", "require_backup", "require_finished", "require_quiet"]
+__all__ = ["as_archive", "check_entry_paths", "require_backup", "require_finished", "require_quiet"]
+
+_MAX_PATHS = 1000
 
 
 def require_backup(connection: sa.Connection, backup_id: str) -> BackupRow:
@@ -54,3 +58,13 @@ def as_archive(row: BackupRow) -> StoredArchive:
         original_size=int(row.statistics["original_size"]),
         files=int(row.statistics["files"]),
     )
+
+
+def check_entry_paths(paths: Sequence[bytes]) -> None:
+    """Paths that name entries of a backup. Raises InvalidArgument/INVALID_FIELD for `paths`."""
+    if len(paths) > _MAX_PATHS:
+        raise invalid_field("paths", f"names {len(paths)} paths, at most {_MAX_PATHS} are allowed")
+    for index, path in enumerate(paths):
+        parts = path.strip(b"/").split(b"/")
+        if path.startswith(b"/") or any(part in (b"", b".", b"..") for part in parts) or b"\0" in path:
+            raise invalid_field(f"paths[{index}]", "must be relative to the backup, without `.`, `..` or empty parts")
