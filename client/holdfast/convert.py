@@ -36,6 +36,7 @@ RESULTS: Mapping[str, type[TaskResult]] = {
     "backup_result": models.BackupResult,
     "restore_result": models.RestoreResult,
     "verify_result": models.VerifyResult,
+    "export_backup_result": models.ExportBackupResult,
 }
 
 _Reader = Callable[[Any, str], Any]

@@ -7,6 +7,7 @@ from holdfast.enums import TaskKind, TaskState
 from holdfast.errors import HoldfastError
 from holdfast.models import (
     BackupResult,
+    ExportBackupResult,
     OtherResult,
     RestoreResult,
     SourceOutcome,
@@ -33,6 +34,8 @@ def summarise(session: Session, task: Task) -> None:
         _restore(session, task, task.result)
     elif isinstance(task.result, VerifyResult):
         _verify(session, task.result)
+    elif isinstance(task.result, ExportBackupResult):
+        _export(session, task, task.result)
     elif isinstance(task.result, OtherResult):
         session.record((name, str(to_dict(value))) for name, value in task.result.fields.items())
     if task.cleanup is not None:
@@ -121,14 +124,30 @@ def _restore(session: Session, task: Task, result: RestoreResult) -> None:
     if task.state not in _STORED:
         return
     session.line(f"restored into {safe(result.folder)}")
+    session.line(f"  {_entries(result)}, {size(result.restored_size)}")
+    session.line(f"  {count(result.files_verified, 'file')} hashed again and equal to the backup")
+
+
+def _export(session: Session, task: Task, result: ExportBackupResult) -> None:
+    holds = f"{_entries(result)}, {size(result.original_size)}"
+    if result.file is None:
+        session.line(f"would export {holds}")
+    elif task.state in _STORED:
+        session.line(safe(result.file.path))
+        session.line(f"  {holds} -> {size(result.file.size)} ({percent(result.file.size, result.original_size)})")
+        session.line(f"  sha256 {result.file.sha256}")
+    if not result.complete:
+        session.line("  not complete: the backup misses something, or the format cannot hold it")
+
+
+def _entries(result: RestoreResult | ExportBackupResult) -> str:
     parts = [
         count(result.files, "file"),
         count(result.directories, "directory", "directories"),
         count(result.symlinks, "symlink"),
         count(result.hardlinks, "hard link"),
     ]
-    session.line(f"  {', '.join(part for part in parts if not part.startswith('0 '))}, {size(result.restored_size)}")
-    session.line(f"  {count(result.files_verified, 'file')} hashed again and equal to the backup")
+    return ", ".join(part for part in parts if not part.startswith("0 "))
 
 
 def _verify(session: Session, result: VerifyResult) -> None:
