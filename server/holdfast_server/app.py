@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from holdfast_server.auth import ensure_admin_token
 from holdfast_server.clock import SystemClock
 from holdfast_server.config import Config, ConfigError
-from holdfast_server.process import Child, raise_file_limit
+from holdfast_server.process import Child, forbid_core_dumps, raise_file_limit
 
 if TYPE_CHECKING:
     from holdfast_server.storage.policy import FolderPolicy
@@ -71,11 +71,12 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     from holdfast_server.tasks.watch import EventPump
 
     raise_file_limit()
+    forbid_core_dumps()
     prepare_data_dir(config)
     clock = SystemClock()
     database = Database(config.database_url, busy_timeout=2.0)
     database.prepare(_lock_file(config), migrate_queue)
-    engine = TaskEngine(database, DbosQueue(config.database_url), clock)
+    engine = TaskEngine(database, DbosQueue(config.database_url), clock, config.tasks.lease_seconds)
     policy = _policy(config)
     pump = EventPump(database, engine, clock, config.server.heartbeat_seconds)
     services = Services(
@@ -136,12 +137,13 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     from holdfast_server.tasks.worker import Worker
 
     raise_file_limit()
+    forbid_core_dumps()
     prepare_data_dir(config)
     clock = SystemClock()
     database = Database(config.database_url, busy_timeout=30.0)
     database.prepare(_lock_file(config), migrate_queue)
     queue = DbosQueue(config.database_url)
-    engine = TaskEngine(database, queue, clock)
+    engine = TaskEngine(database, queue, clock, config.tasks.lease_seconds)
     pool = CompressorPool(config.worker.threads or os.cpu_count() or 1, config.worker.memory_mib << 20)
     policy = _policy(config)
     data_dir = os.fsencode(config.paths.data_dir)

@@ -15,7 +15,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Child", "attach", "raise_file_limit"]
+__all__ = ["Child", "attach", "forbid_core_dumps", "raise_file_limit"]
 
 _PR_SET_PDEATHSIG = 1
 
@@ -54,6 +54,13 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (OSError, ValueError):
             pass
+
+
+def forbid_core_dumps() -> None:
+    """A crash must not write to disk what this process was given to keep in memory."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _exit_with_parent(life_fd: int) -> None:

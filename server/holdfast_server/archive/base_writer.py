@@ -2,6 +2,10 @@
 
 Small members are collected to batches of about `BLOCK` bytes and packed by one job each; large files are packed block
 by block. Jobs run in the shared `CompressorPool`; their results land in the file in order, on the writer's own thread.
+
+A job proves what it packed before it hands it over: the strict reader's own code parses the headers and inflates the
+bytes, and both have to say what went in (ADR 7). What landed is remembered as `Stretch`es, so that reading the finished
+file back shows every byte that the disk did not keep.
 """
 
 from __future__ import annotations
@@ -9,9 +13,11 @@ from __future__ import annotations
 import hashlib
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from isal import isal_zlib
 
 from holdfast_server.archive.blocks import BLOCK, Taken
 from holdfast_server.archive.manifest import (
@@ -24,12 +30,29 @@ from holdfast_server.archive.manifest import (
 )
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
+from holdfast_server.archive.reading import Limits
 from holdfast_server.archive.spool import ByteSpool
+from holdfast_server.records import frozen_record
 
-__all__ = ["ArchiveWriter", "Landing", "Mark", "MemberNotRepresentable", "Small", "WrittenArchive"]
+__all__ = [
+    "ArchiveWriter",
+    "Landing",
+    "Listing",
+    "Mark",
+    "MemberNotRepresentable",
+    "Small",
+    "Stretch",
+    "WrittenArchive",
+]
 
 #: What a member costs in a batch beside content and names: at most its headers, and the objects that hold it.
 _MEMBER_COST = 2304
+
+#: Bytes of the archive under one CRC-32: short enough for the checksum, few enough for an archive of terabytes.
+_STRETCH = 16 * BLOCK
+
+#: The readers' limit: what they would refuse is not written.
+_DEPTH = Limits().depth
 
 #: How long a name is kept for the choice of the closing members' names.
 _CLOSING_NAMES = (SUMS_NAME.partition(b".")[0], MANIFEST_NAME.partition(b".")[0])
@@ -44,13 +67,24 @@ class Mark:
     """A place in an archive that the writer can return to. Opaque to callers."""
 
     offset: int = -1  # known once everything before it has landed
+    stretches: int = 0  # how many had landed there
     begun: bool = False  # a member was begun after it
     root: bytes | None = None  # the name that this member put into the writer's root names
 
 
+class Stretch(NamedTuple):
+    """Bytes that follow the stretch before: how many, and their CRC-32."""
+
+    size: int
+    crc: int
+
+
 @dataclass(frozen=True, slots=True)
 class WrittenArchive:
-    """What `finish` wrote. Counts are those of the manifest, so without the closing members."""
+    """What `finish` wrote. Counts are those of the manifest, so without the closing members.
+
+    `stretches` cover the file from its first byte to its last.
+    """
 
     size: int
     members: int
@@ -58,22 +92,48 @@ class WrittenArchive:
     bytes_in: int
     manifest_name: bytes
     sums_name: bytes
+    stretches: Sequence[Stretch]
+
+
+class Listing:
+    """Members that a job completes, in the form in which the archive's end lists them. Filled in the job's thread."""
+
+    __slots__ = ("bytes_in", "entries", "files", "lines", "records", "sums")
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []  # of the manifest
+        self.sums: list[bytes] = []
+        self.records: list[bytes] = []  # the format's own
+        self.entries = self.files = self.bytes_in = 0
+
+    def add(self, entry: ManifestEntry | None, record: bytes) -> None:
+        """`record` is the format's own note of the member. `entry` None: a closing member, not in the manifest."""
+        self.records.append(record)
+        if entry is None:
+            return
+        self.lines.append(entry.to_line())
+        self.entries += 1
+        if entry.sha256 is not None:
+            self.sums.append(sums_line(entry.member.path, entry.sha256))
+            self.files += 1
+            self.bytes_in += entry.member.size
 
 
 @dataclass(slots=True)
 class Landing:
     """What a job made: bytes for the archive, and the members that are complete with them.
 
-    `entries` pairs each manifest entry with the format's own record of the member (zip: central directory). An entry of
-    None is a closing member: in the directory, not in the manifest. `then` is called with the offset of `data`.
+    `then` is called with the offset of `data` before that is written, and may still change the rest. `base` is the
+    offset that the format's records count from; unset: that of `data`.
     """
 
     data: bytes | bytearray = b""
-    entries: list[tuple[ManifestEntry | None, bytes]] = field(default_factory=list)
+    listing: Listing | None = None
     then: Callable[[int], None] | None = None
+    base: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_record
 class Small:
     """A member whose whole content waits in a batch. `listed` is False for the closing members."""
 
@@ -89,9 +149,9 @@ class Small:
 class ArchiveWriter(ABC):
     """Writes one archive, member after member, then the checksums, the manifest and the format's end.
 
-    `file` is an unbuffered seekable binary file, open for reading and writing, at position 0; it stays the caller's to
-    sync, rename and close. `check` is called between blocks and in every wait and may raise; `on_written` gets the
-    archive's size so far after each write. `created_ns` is the time of the closing members.
+    `file` is an unbuffered binary file open for writing, at position 0; it stays the caller's to sync, rename and
+    close. Only `rollback` needs one that can seek. `check` is called between blocks and in every wait and may raise;
+    `on_written` gets the archive's size so far after each write. `created_ns` is the time of the closing members.
 
     For one thread. After an exception that is no MemberNotRepresentable only two things are allowed: `abort`, or, when
     it came from `add_stream`'s own `blocks`, `rollback` to a mark set directly before that member.
@@ -122,8 +182,10 @@ class ArchiveWriter(ABC):
         self._batch: list[Small] = []
         self._batch_size = 0
         self._position = 0
+        self._stretches: list[Stretch] = []
+        self._stretch_full = True  # what comes next begins another
         self._mark: Mark | None = None
-        self._tentative: list[tuple[ManifestEntry | None, bytes]] = []
+        self._tentative: list[tuple[Listing, int]] = []
         self._roots: set[bytes] = set()
         self._sums = ByteSpool()
         self._members = self._files = self._bytes_in = 0
@@ -136,6 +198,11 @@ class ArchiveWriter(ABC):
     def bytes_written(self) -> int:
         """The archive's size so far, without what is still being compressed."""
         return self._position
+
+    @property
+    def can_rollback(self) -> bool:
+        """Whether `rollback` works: not where the file only goes forward."""
+        return self._file.seekable()
 
     def add(self, member: Member, content: bytes = b"", *, changed: bool = False) -> None:
         """Add a directory, a link, or a file whose whole content is `content`.
@@ -172,14 +239,18 @@ class ArchiveWriter(ABC):
         mark = Mark()
 
         def reached(offset: int) -> None:
-            mark.offset = offset
+            mark.offset, mark.stretches = offset, len(self._stretches)
+            self._stretch_full = True
 
         self._mark = mark
         self._jobs.put(Landing(then=reached))
         return mark
 
     def rollback(self, mark: Mark) -> None:
-        """Take back the member added since `mark`, from file and manifest. The mark stays valid for another try."""
+        """Take back the member added since `mark`, from file and manifest. The mark stays valid for another try.
+
+        Raises ValueError for a mark that has expired, and io.UnsupportedOperation where the file cannot seek.
+        """
         if mark is not self._mark or not self._open:
             raise ValueError("this mark has expired")
         self._batch.clear()
@@ -188,6 +259,8 @@ class ArchiveWriter(ABC):
         self._file.seek(mark.offset)
         self._file.truncate(mark.offset)
         self._position = mark.offset
+        del self._stretches[mark.stretches :]
+        self._stretch_full = True
         self._tentative.clear()
         if mark.root is not None:
             self._roots.discard(mark.root)
@@ -211,7 +284,9 @@ class ArchiveWriter(ABC):
         self._jobs.drain()
         self._jobs.close()
         self._open = False
-        return WrittenArchive(self._position, self._members, self._files, self._bytes_in, manifest_name, sums_name)
+        return WrittenArchive(
+            self._position, self._members, self._files, self._bytes_in, manifest_name, sums_name, self._stretches
+        )
 
     def abort(self) -> None:
         """Stop at once: no thread stays busy for this archive, no memory is held. The file is left as it is."""
@@ -243,12 +318,8 @@ class ArchiveWriter(ABC):
         """The file is complete."""
 
     @abstractmethod
-    def _landed(self, record: bytes, offset: int) -> bytes:
-        """A member's own record, completed with the offset at which its job's data landed."""
-
-    @abstractmethod
-    def _kept(self, record: bytes) -> None:
-        """The member of this record stays in the archive."""
+    def _keep(self, records: list[bytes], base: int) -> None:
+        """The members of these records stay in the archive; their offsets count from `base`."""
 
     @abstractmethod
     def _end(self) -> None:
@@ -269,21 +340,18 @@ class ArchiveWriter(ABC):
             self._batch, self._batch_size = [], 0
             self._jobs.submit(self._job(batch), size)
 
-    def _write(self, data: bytes | bytearray | memoryview) -> None:
+    def _write(self, data: bytes | bytearray) -> None:
         """Append to the archive. A raw file may take less than it was given."""
-        self._write_at(data)
-        self._position += len(data)
-        self._on_written(self._position)
-
-    def _write_at(self, data: bytes | bytearray | memoryview, offset: int | None = None) -> None:
-        if offset is not None:
-            self._file.seek(offset)
         view = memoryview(data)
         while view:
             self._check()
             view = view[self._file.write(view[: 8 * BLOCK]) or 0 :]
-        if offset is not None:
-            self._file.seek(self._position)
+        self._position += len(data)
+        before = Stretch(0, 0) if self._stretch_full else self._stretches.pop()
+        stretch = Stretch(before.size + len(data), isal_zlib.crc32(data, before.crc))
+        self._stretches.append(stretch)
+        self._stretch_full = stretch.size >= _STRETCH
+        self._on_written(self._position)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
@@ -295,6 +363,8 @@ class ArchiveWriter(ABC):
         self._require_sound()
         if self.max_path is not None and len(member.path) > self.max_path:
             raise MemberNotRepresentable(f"a name of {len(member.path)} bytes is too long for this archive format")
+        if len(member.path) > _DEPTH and member.path.count(b"/") >= _DEPTH:
+            raise MemberNotRepresentable(f"it is nested deeper than {_DEPTH:,} folders, which no archive of ours holds")
         self._require_representable(member)
         mark = self._mark
         if mark is not None:
@@ -311,8 +381,8 @@ class ArchiveWriter(ABC):
 
     def _expire_mark(self) -> None:
         self._mark = None
-        for entry, record in self._tentative:
-            self._record(entry, record)
+        for listing, base in self._tentative:
+            self._list(listing, base)
         self._tentative.clear()
 
     def _stream(
@@ -348,24 +418,23 @@ class ArchiveWriter(ABC):
     def _land(self, landing: Landing) -> None:
         """Take a job's result: called in order, on the writer's thread."""
         offset = self._position
-        if landing.data:
-            self._write(landing.data)
         if landing.then is not None:
             landing.then(offset)
-        for entry, record in landing.entries:
-            placed = self._landed(record, offset)
-            if self._mark is not None and self._mark.offset >= 0:
-                self._tentative.append((entry, placed))
-            else:
-                self._record(entry, placed)
-
-    def _record(self, entry: ManifestEntry | None, record: bytes) -> None:
-        self._kept(record)
-        if entry is None:
+        if landing.data:
+            self._write(landing.data)
+        if landing.listing is None:
             return
-        self._manifest.add(entry)
-        self._members += 1
-        if entry.sha256 is not None:
-            self._files += 1
-            self._bytes_in += entry.member.size
-            self._sums.add(sums_line(entry.member.path, entry.sha256))
+        base = offset if landing.base is None else landing.base
+        if self._mark is not None and self._mark.offset >= 0:
+            self._tentative.append((landing.listing, base))
+        else:
+            self._list(landing.listing, base)
+
+    def _list(self, listing: Listing, base: int) -> None:
+        self._keep(listing.records, base)
+        if listing.entries:
+            self._manifest.add_lines(listing.lines)
+            self._sums.add(b"".join(listing.sums))
+        self._members += listing.entries
+        self._files += listing.files
+        self._bytes_in += listing.bytes_in

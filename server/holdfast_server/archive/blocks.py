@@ -3,70 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
 
+import deflate as libdeflate
 from isal import isal_zlib
-from zlib_ng import zlib_ng
 
-__all__ = ["BLOCK", "Deflater", "Taken", "deflater_for"]
+__all__ = ["BLOCK", "Taken", "deflate", "deflate_part", "deflate_tightly"]
 
 #: Input of one compression job, and the size of a large file's independently compressed blocks.
 BLOCK = 1 << 20
 
-#: ISA-L's deflate level. Against `zip -6` and `gzip -6` on /usr/share and /usr/lib, the checksums and the manifest
-#: included, level 3 makes archives 7 to 8 % larger at 270 MB/s a core, level 2 9 to 10 % at 450; zlib-ng's level 3
-#: makes them 3 to 4 % larger at 120. ISA-L's level 2 was also seen to give a few small files in
-#: ten thousand one byte more or less from one run to the next: valid, but not the same archive. Level 3 never did.
-LEVEL = 3
+#: ISA-L's levels; a core makes 330 MB/s of both 1 and 2, and 235 of 3. Level 2 makes archives of /usr/lib's kind 4 to
+#: 5 % larger than zlib's level 6, level 3 another per cent smaller, but for machine code, where level 2 is the smaller.
+#: Level 2 was seen to give a few small files in ten thousand a byte more or less from one run to the next.
+QUICK_LEVEL, LEVEL = 2, 3
 
 #: The level for what hardly shrinks: level 3 takes 3.7 ms for a MiB of noise, level 1 takes 1.
 FAST_LEVEL = 1
 
-#: zlib-ng's level for what shrinks below a third, by a sample. ISA-L is worst there (12 to 17 % over zlib's level 6 on
-#: source text, zlib-ng 5 to 10 %) and zlib-ng fastest (200 MB/s). This takes 1 % off a mixed tree for 6 % more time.
-DENSE_LEVEL = 3
+#: libdeflate's level for source text and the like, where ISA-L is worst: 6 % over zlib's level 6 against 7 to 12 %, at
+#: 215 MB/s.
+DENSE_LEVEL = 1
+
+#: Where they begin, by what a sample shrinks to at the fast level: from a third of its size down it is dense; machine
+#: code and the like stays above a half.
+DENSE_FROM, QUICK_BELOW = 2.6, 1.9
 
 _SAMPLE = 8 << 10
+_NOISE = 127 / 128
 
 _SPOOL_BLOCK = 64 << 10
 
 _ZEROS = bytes(BLOCK)
 
 
-class Deflater(NamedTuple):
-    """One of the two libraries, which have zlib's interface, and a level of it."""
+def deflate(data: bytes) -> bytes:
+    """`data` as one raw deflate stream, quickly."""
+    packed: bytes = isal_zlib.compress(data, QUICK_LEVEL if _shrinks(data) else FAST_LEVEL, wbits=-15)
+    return packed
 
-    library: Any
-    level: int
 
-    def whole(self, data: bytes) -> bytes:
-        """`data` as one raw deflate stream."""
-        packed: bytes = self.library.compress(data, self.level, wbits=-15)
+def deflate_part(data: bytes, *, last: bool) -> bytes:
+    """`data` as a part of a longer raw deflate stream, ending at a byte boundary, or as its end."""
+    stream = isal_zlib.compressobj(level=QUICK_LEVEL if _shrinks(data) else FAST_LEVEL, wbits=-15)
+    return b"".join((stream.compress(data), stream.flush(isal_zlib.Z_FINISH if last else isal_zlib.Z_SYNC_FLUSH)))
+
+
+def deflate_tightly(data: bytes) -> bytes:
+    """`data` as one raw deflate stream, with what is best for its kind within the same size of archive as gzip's."""
+    share = _sampled_share(data)
+    packed: bytes
+    if share is not None and share * DENSE_FROM < 1:
+        packed = libdeflate.deflate_compress(data, DENSE_LEVEL)
         return packed
-
-    def part(self, data: bytes, *, last: bool) -> bytes:
-        """`data` as a part of a longer stream, ending at a byte boundary, or as its end."""
-        stream = self.library.compressobj(level=self.level, wbits=-15)
-        packed: bytes = stream.compress(data)
-        packed += stream.flush(self.library.Z_FINISH if last else self.library.Z_SYNC_FLUSH)
-        return packed
+    level = LEVEL
+    if share is not None and share * QUICK_BELOW > 1:
+        level = QUICK_LEVEL if share < _NOISE else FAST_LEVEL
+    packed = isal_zlib.compress(data, level, wbits=-15)
+    return packed
 
 
-_USUAL = Deflater(isal_zlib, LEVEL)
-_FAST = Deflater(isal_zlib, FAST_LEVEL)
-_DENSE = Deflater(zlib_ng, DENSE_LEVEL)
+def _shrinks(data: bytes) -> bool:
+    share = _sampled_share(data)
+    return share is None or share < _NOISE
 
 
-def deflater_for(data: bytes) -> Deflater:
-    """What to compress `data` with, by a look at samples from three places; depends on nothing else."""
+def _sampled_share(data: bytes) -> float | None:
+    """What three samples of `data` shrink to; None where it is too short to be sampled."""
     length = len(data)
     if length < 16 * _SAMPLE:
-        return _USUAL
+        return None
     sample = b"".join(data[at : at + _SAMPLE] for at in (length // 8, length // 2, length - length // 8))
-    packed = len(_FAST.whole(sample))
-    if packed * 3 < len(sample):
-        return _DENSE
-    return _USUAL if packed * 128 < len(sample) * 127 else _FAST
+    return len(isal_zlib.compress(sample, FAST_LEVEL, wbits=-15)) / len(sample)
 
 
 class Taken:

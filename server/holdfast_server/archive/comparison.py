@@ -24,7 +24,7 @@ from holdfast_server.archive.manifest import (
     sums_line,
     unpack,
 )
-from holdfast_server.archive.member import Member, MemberKind
+from holdfast_server.archive.member import Member, MemberKind, difference
 from holdfast_server.archive.reading import ArchiveReader, Content, Names, damage, show
 from holdfast_server.archive.sink import MAX_DAMAGED, DamagedArchive, Progress, Sink
 from holdfast_server.archive.spool import ByteSpool, RecordSpool
@@ -223,7 +223,7 @@ class _Pass:
     def _agree(self, member: Member, expected: ManifestEntry) -> None:
         if expected.member.path != member.path:
             raise damage(f"the manifest names '{show(expected.member.path)}' here", member.path)
-        problem = expected.difference(member, self._reader.mtime_step)
+        problem = difference(expected.member, member, self._reader.mtime_step)
         if problem:
             self._problem(problem, member.path)
 
@@ -330,7 +330,7 @@ class _Pass:
             path = seen.member.path
             if path != entry.member.path:
                 raise damage(f"the manifest names '{show(entry.member.path)}' here", path)
-            problem = entry.difference(seen.member, self._reader.mtime_step)
+            problem = difference(entry.member, seen.member, self._reader.mtime_step)
             if problem:
                 raise DamagedArchive(f"{problem}: member '{show(path)}'", [path], 1)
             if seen.sha256 not in (entry.sha256, UNHASHED, None):

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["ArchiveFormat"]
+__all__ = ["SEALED_CONTENT_TYPE", "SEALED_SUFFIX", "ArchiveFormat"]
+
+#: What the name of an archive that is sealed with age has behind the format's own suffix.
+SEALED_SUFFIX = ".age"
+#: age has no registered media type.
+SEALED_CONTENT_TYPE = "application/octet-stream"
 
 
 class ArchiveFormat(StrEnum):

@@ -11,14 +11,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from json.encoder import encode_basestring
 from typing import Any
 
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.spool import ByteSpool
 from holdfast_server.errors import DataLoss, Reason
+from holdfast_server.records import frozen_record
 
 __all__ = [
     "FORMAT_NAME",
@@ -51,7 +51,7 @@ UNHASHED = bytes(32)
 _SUMS_STEM, _, _SUMS_SUFFIX = SUMS_NAME.rpartition(b".")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_record
 class ManifestEntry:
     """One member as the manifest states it.
 
@@ -152,9 +152,13 @@ class ManifestSpool:
         return self._spool.size
 
     def add(self, entry: ManifestEntry) -> None:
-        line = entry.to_line()
-        self._spool.add(b",\n" + line if self.entries else line)
-        self.entries += 1
+        self.add_lines([entry.to_line()])
+
+    def add_lines(self, lines: Sequence[bytes]) -> None:
+        """Entries as `ManifestEntry.to_line` gives them; at least one."""
+        joined = b",\n".join(lines)
+        self._spool.add(b",\n" + joined if self.entries else joined)
+        self.entries += len(lines)
 
     def finish(self, totals: Mapping[str, Any]) -> None:
         """Close the document. `totals` must not be empty and follows the entries."""

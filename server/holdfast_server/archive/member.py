@@ -5,10 +5,11 @@ The vocabulary shared by the writers, the strict readers, the manifest and the e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Member", "MemberKind"]
+from holdfast_server.records import frozen_record
+
+__all__ = ["Member", "MemberKind", "difference"]
 
 
 class MemberKind(StrEnum):
@@ -20,7 +21,7 @@ class MemberKind(StrEnum):
     HARDLINK = "hardlink"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_record
 class Member:
     """One entry of an archive.
 
@@ -40,3 +41,22 @@ class Member:
     size: int = 0
     link_target: bytes = b""
     sparse: bool = False
+
+
+def difference(expected: Member, seen: Member, mtime_step: int) -> str | None:
+    """What the archive says otherwise than its manifest, or what went into it, at the resolution of its own times."""
+    for what, a, b in (
+        ("type", expected.kind, seen.kind),
+        ("size", expected.size, seen.size),
+        ("mode", expected.mode, seen.mode),
+        ("link target", expected.link_target, seen.link_target),
+    ):
+        if a != b:
+            return f"the {what} is not the manifest's"
+    seconds = expected.mtime_ns // 1_000_000_000
+    if mtime_step > 1 and not -(1 << 31) <= seconds < 1 << 31:
+        # A zip's field for times has 32 bits.
+        return None
+    if expected.mtime_ns // mtime_step != seen.mtime_ns // mtime_step:
+        return "the time is not the manifest's"
+    return None

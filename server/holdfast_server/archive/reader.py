@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from holdfast_server.archive.format import ArchiveFormat
-from holdfast_server.archive.reading import ArchiveReader, Content, Limits, Source, show
+from holdfast_server.archive.reading import ArchiveReader, Content, FileSource, Limits, Source, show
 from holdfast_server.archive.tar_header import RECORD, is_header
 from holdfast_server.archive.tar_reader import TarGzReader, TarReader, TarZstReader
 from holdfast_server.archive.zip_reader import ZipReader
@@ -34,18 +34,19 @@ _MAGICS = (
 
 def open_reader(
     format: ArchiveFormat | str,  # noqa: A002 - it is the word
-    file: BinaryIO,
+    file: BinaryIO | Source,
     *,
     limits: Limits,
     check: Callable[[], None],
 ) -> ArchiveReader:
-    """A reader of `file`, a real seekable file opened for reading that the caller keeps open and closes.
+    """A reader of `file`: a Source, or a real file opened for reading. The caller keeps it open and closes it.
 
     `format` may be written as its name or its suffix: TAR_GZ, tar.gz. `check` is called at least once per block and may
     raise to stop. Raises FailedPrecondition/ARCHIVE_INVALID or DataLoss/CHECKSUM_MISMATCH, here or while reading.
     """
     known = ArchiveFormat[format] if format in ArchiveFormat.__members__ else ArchiveFormat(format)
-    return _READERS[known](Source(file), limits, check)
+    source = file if isinstance(file, Source) else FileSource(file)
+    return _READERS[known](source, limits, check)
 
 
 def detect_format(head: bytes) -> ArchiveFormat | None:

@@ -23,6 +23,7 @@ __all__ = [
     "ArchiveReader",
     "Budget",
     "Content",
+    "FileSource",
     "Limits",
     "Names",
     "Source",
@@ -147,13 +148,11 @@ class Names:
         return int.from_bytes(hashlib.blake2b(path, key=self._key, digest_size=8).digest(), "little") & ~1
 
 
-class Source:
-    """An archive file read by offset, so that several readers share it without a common position."""
+class Source(ABC):
+    """An archive's bytes by offset, so that several readers share it without a common position."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file  # keeps the descriptor open
-        self._fd = file.fileno()
-        self.size = os.fstat(self._fd).st_size
+    #: Number of bytes.
+    size: int
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes. Raises DataLoss when the file ends before."""
@@ -165,8 +164,20 @@ class Source:
             data += more
         return data
 
+    @abstractmethod
     def read_some(self, offset: int, size: int) -> bytes:
         """At most `size` bytes; empty only at the end."""
+
+
+class FileSource(Source):
+    """A real file, opened for reading; the caller keeps it open."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file  # keeps the descriptor open
+        self._fd = file.fileno()
+        self.size = os.fstat(self._fd).st_size
+
+    def read_some(self, offset: int, size: int) -> bytes:
         return os.pread(self._fd, size, offset)
 
 

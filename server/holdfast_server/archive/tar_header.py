@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from holdfast_server.archive.reading import invalid
+from holdfast_server.records import frozen_record
 
 __all__ = ["RECORD", "Header", "is_header", "parse_decimal", "parse_header", "parse_mtime", "parse_pax"]
 
@@ -22,7 +22,7 @@ _TIME = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]*))?")
 _MAX_SECONDS = (1 << 63) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_record
 class Header:
     """One header block. `kind` is its type flag; an old-style NUL reads as `0`."""
 

@@ -27,13 +27,13 @@ from functools import lru_cache
 from typing import Any
 
 from isal import isal_zlib
-from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
+from zstandard import ZstdCompressor
 
-from holdfast_server.archive.base_writer import ArchiveWriter, Landing, Small
-from holdfast_server.archive.blocks import BLOCK, deflater_for
+from holdfast_server.archive.base_writer import ArchiveWriter, Landing, Listing, Small
+from holdfast_server.archive.blocks import BLOCK, deflate_tightly
 from holdfast_server.archive.manifest import ManifestEntry, format_mtime
 from holdfast_server.archive.member import Member, MemberKind
-from holdfast_server.archive.reading import damage
+from holdfast_server.archive.proof import require_inflates, require_unpacks
 from holdfast_server.archive.seek_table import FrameSizes
 
 __all__ = ["TarGzWriter", "TarZstWriter"]
@@ -63,15 +63,12 @@ _TYPES = {
 }
 _EMPTY_SHA256 = hashlib.sha256().digest()
 
-Entries = list[tuple[ManifestEntry | None, bytes]]
-
 
 class _Zstd(threading.local):
     """Each thread's own: two must not share one, and a new one for each frame would cost its memory again."""
 
     def __init__(self) -> None:
         self.compressor = ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True, write_content_size=True)
-        self.decompressor = ZstdDecompressor()
 
 
 _zstd = _Zstd()
@@ -84,8 +81,8 @@ class TarWriter(ArchiveWriter):
     _parts: list[bytes]  # of a large file, not handed to the pool yet
 
     @abstractmethod
-    def _pack(self, data: bytes, entries: Entries) -> Landing:
-        """Compress a piece of the tar stream; `entries` are the members that end in it. Runs in the pool."""
+    def _pack(self, data: bytes, listing: Listing) -> Landing:
+        """Compress a piece of the tar stream; `listing` has the members that end in it. Runs in the pool."""
 
     def _require_representable(self, member: Member) -> None:
         if member.kind in (MemberKind.HARDLINK, MemberKind.SYMLINK) and not member.link_target:
@@ -103,34 +100,33 @@ class TarWriter(ArchiveWriter):
     def _stream_block(self, block: bytes, *, last: bool) -> None:
         self._parts.append(block)
         if not last and sum(map(len, self._parts)) >= self.batch_size:
-            self._submit_parts([])
+            self._submit_parts(Listing())
 
     def _stream_end(self, member: Member, entry: ManifestEntry | None) -> None:
         self._parts.append(bytes(-member.size % TAR_BLOCK))
-        self._submit_parts([(entry, self._stream_length.to_bytes(8, "big"))])
+        listing = Listing()
+        listing.add(entry, _length_record(self._stream_length))
+        self._submit_parts(listing)
 
-    def _submit_parts(self, entries: Entries) -> None:
+    def _submit_parts(self, listing: Listing) -> None:
         parts, self._parts = self._parts, []
-        self._jobs.submit(lambda: self._pack(b"".join(parts), entries), sum(map(len, parts)))
+        self._jobs.submit(lambda: self._pack(b"".join(parts), listing), sum(map(len, parts)))
 
-    def _landed(self, record: bytes, offset: int) -> bytes:  # noqa: ARG002
-        return record
-
-    def _kept(self, record: bytes) -> None:
-        self._length += int.from_bytes(record, "big")
+    def _keep(self, records: list[bytes], base: int) -> None:  # noqa: ARG002
+        self._length += sum(int.from_bytes(record, "big") for record in records)
 
     def _end(self) -> None:
         self._flush()
         self._jobs.drain()
         length = self._length + 2 * TAR_BLOCK
-        self._jobs.put(self._pack(bytes(2 * TAR_BLOCK + -length % TAR_RECORD), []))
+        self._jobs.put(self._pack(bytes(2 * TAR_BLOCK + -length % TAR_RECORD), Listing()))
 
 
 class TarGzWriter(TarWriter):
     """Each piece is a gzip member."""
 
-    def _pack(self, data: bytes, entries: Entries) -> Landing:
-        return Landing(gzip_member(data), entries)
+    def _pack(self, data: bytes, listing: Listing) -> Landing:
+        return Landing(gzip_member(data), listing)
 
 
 class TarZstWriter(TarWriter):
@@ -143,19 +139,19 @@ class TarZstWriter(TarWriter):
         super().__init__(*args, **kwargs)
         self._frames = FrameSizes()
 
-    def _pack(self, data: bytes, entries: Entries) -> Landing:
+    def _pack(self, data: bytes, listing: Listing) -> Landing:
         packed, size = zstd_frame(data), len(data)
-        return Landing(packed, entries, lambda offset: self._frames.add(offset, len(packed), size))
+        return Landing(packed, listing, lambda offset: self._frames.add(offset, len(packed), size))
 
     def _end(self) -> None:
         super()._end()
         self._write(self._frames.table())
 
 
-def _join(batch: list[Small]) -> tuple[bytes, Entries]:
+def _join(batch: list[Small]) -> tuple[bytes, Listing]:
     """Hash the members of a batch and put them into one piece of the tar stream."""
     parts: list[bytes] = []
-    entries: Entries = []
+    listing = Listing()
     for small in batch:
         member, content = small.member, small.content
         header = tar_header(member)
@@ -165,27 +161,27 @@ def _join(batch: list[Small]) -> tuple[bytes, Entries]:
         if member.kind is MemberKind.FILE:
             sha256 = hashlib.sha256(content).digest() if content else _EMPTY_SHA256
         length = len(header) + len(content) + len(padding)
-        entries.append((small.entry(sha256), length.to_bytes(8, "big")))
-    return b"".join(parts), entries
+        listing.add(small.entry(sha256), _length_record(length))
+    return b"".join(parts), listing
+
+
+def _length_record(length: int) -> bytes:
+    return length.to_bytes(8, "big")
 
 
 def gzip_member(data: bytes) -> bytes:
     """`data` as one gzip member that tells its own length."""
-    packed = deflater_for(data).whole(data)
+    packed = deflate_tightly(data)
+    require_inflates(packed, data)
     length = GZIP_HEADER.size + len(packed) + GZIP_TRAILER.size
     header = GZIP_HEADER.pack(b"\x1f\x8b\x08\x04", 0, 0, 255, 8, GZIP_SUBFIELD, 4, length)
     return b"%b%b%b" % (header, packed, GZIP_TRAILER.pack(isal_zlib.crc32(data), len(data)))
 
 
 def zstd_frame(data: bytes) -> bytes:
-    """`data` as one zstd frame with its size and checksum, proved to unpack to `data` again."""
+    """`data` as one zstd frame with its size and checksum."""
     packed: bytes = _zstd.compressor.compress(data)
-    try:
-        unpacked = _zstd.decompressor.decompress(packed)
-    except ZstdError as error:
-        raise damage(f"what was just compressed cannot be unpacked ({error})") from error
-    if unpacked != data:
-        raise damage("what was just compressed unpacks to something else")
+    require_unpacks(packed, data)
     return packed
 
 

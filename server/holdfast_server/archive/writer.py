@@ -5,14 +5,20 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
-from holdfast_server.archive.base_writer import ArchiveWriter, Mark, MemberNotRepresentable, WrittenArchive
+from holdfast_server.archive.base_writer import (
+    ArchiveWriter,
+    Mark,
+    MemberNotRepresentable,
+    Stretch,
+    WrittenArchive,
+)
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.manifest import ManifestSpool
 from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.archive.tar_writer import TarGzWriter, TarZstWriter
 from holdfast_server.archive.zip_writer import ZipWriter
 
-__all__ = ["ArchiveWriter", "Mark", "MemberNotRepresentable", "WrittenArchive", "open_writer"]
+__all__ = ["ArchiveWriter", "Mark", "MemberNotRepresentable", "Stretch", "WrittenArchive", "open_writer"]
 
 _WRITERS: dict[ArchiveFormat, type[ArchiveWriter]] = {
     ArchiveFormat.ZIP: ZipWriter,

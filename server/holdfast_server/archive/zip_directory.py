@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from holdfast_server.archive.reading import Source, damage, invalid
+from holdfast_server.records import frozen_record
 
 __all__ = [
     "EXTRA_TIMES",
@@ -19,6 +20,7 @@ __all__ = [
     "Record",
     "extra_fields",
     "find_directory",
+    "record_at",
     "records",
     "zip64_values",
 ]
@@ -47,7 +49,7 @@ class Directory:
     entries: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_record
 class Record:
     """One entry of the central directory; `position` is where the entry itself lies."""
 
@@ -95,7 +97,7 @@ def records(source: Source, directory: Directory) -> Iterator[Record]:
             base, window = position, source.read(position, min(_WINDOW, end - position))
         if position + _CENTRAL.size > end:
             raise invalid("the central directory has fewer entries than stated", offset=position)
-        record, position = _record(window, position - base, position, end)
+        record, position = record_at(window, position - base, position, end)
         yield record
     if position != end:
         raise invalid("the central directory is longer than its entries", offset=position)
@@ -130,11 +132,11 @@ def zip64_values(fields: dict[int, bytes], values: list[int], path: bytes, offse
     The field holds those values only, or all of them: then the others must repeat what the 32-bit fields say.
     """
     data = fields.get(EXTRA_ZIP64)
+    if data is None and _MAX32 not in values:
+        return values
     wanted = [i for i, value in enumerate(values) if value == _MAX32]
     if data is None:
-        if wanted:
-            raise invalid("a zip64 field is missing", path, offset)
-        return values
+        raise invalid("a zip64 field is missing", path, offset)
     result = list(values)
     if len(data) == 8 * len(values):
         wide = struct.unpack(f"<{len(values)}Q", data)
@@ -188,7 +190,8 @@ def _directory64(source: Source, locator_at: int, locator: bytes, end: tuple[int
     return Directory(offset, size, entries)
 
 
-def _record(window: bytes, at: int, position: int, end: int) -> tuple[Record, int]:
+def record_at(window: bytes, at: int, position: int, end: int) -> tuple[Record, int]:
+    """The entry at `window[at:]`, which lies at `position` of the file, and where the next one does."""
     fields = _CENTRAL.unpack_from(window, at)
     signature, made_by, _, flags, method, dos_time, dos_date, crc, packed, size = fields[:10]
     name_length, extra_length, comment_length, disk, _, attributes, offset = fields[10:]

@@ -36,11 +36,12 @@ from holdfast_server.archive.zip_directory import (
     Record,
     extra_fields,
     find_directory,
+    record_at,
     records,
     zip64_values,
 )
 
-__all__ = ["ZipReader"]
+__all__ = ["ZipReader", "member_of"]
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _STORED, _DEFLATED = 0, 8
@@ -49,6 +50,9 @@ _DESCRIPTOR, _UTF8 = 0x0008, 0x0800
 _KNOWN_FLAGS = 0x0006 | _DESCRIPTOR | _UTF8
 _UNIX_HOSTS = (3, 19)
 _PIECE = 256 << 10
+_OWNER_32 = struct.Struct("<BBLBL")
+_CENTRAL_SIZE = 46
+_ANY = Limits()
 #: PATH_MAX bounds what symlink(2) takes.
 _MAX_TARGET = 4095
 
@@ -197,6 +201,20 @@ class ZipReader(ArchiveReader):
             yield piece
 
 
+def member_of(local: bytes, central: bytes, target: bytes) -> Member:
+    """What this reader makes of one entry's headers, which are complete: for a writer that proves what it writes.
+
+    `target` is the content of a symbolic link. Raises as reading the archive would.
+    """
+    record, _ = record_at(central, 0, 0, len(central))
+    # The fields that both headers have lie in one order in both.
+    if local[4:30] != central[6:32] or local[_LOCAL.size :] != central[_CENTRAL_SIZE:]:
+        raise invalid("the local header and the directory disagree", record.name)
+    kind, path = _kind_and_path(record)
+    check_path(path, _ANY, 0)
+    return _member(record, kind, path, target if kind is MemberKind.SYMLINK else b"")
+
+
 def _kind_and_path(record: Record) -> tuple[MemberKind, bytes]:
     """What the entry is. A name that ends with a slash and a directory's mode must come together."""
     name, at = record.name, record.offset
@@ -252,6 +270,9 @@ def _times(extra: dict[int, bytes]) -> int | None:
 
 def _owner(record: Record) -> tuple[int, int]:
     data = record.extra.get(EXTRA_UNIX, b"")
+    if len(data) == 11 and data[:2] == b"\1\4" and data[6] == 4:  # as nearly all tools write it
+        _, _, uid, _, gid = _OWNER_32.unpack(data)
+        return uid, gid
     if len(data) < 3 or data[0] != 1:
         return 0, 0
     uid_size = data[1]

@@ -1,7 +1,8 @@
-"""Zip: raw deflate, sizes and checksums in every local header, zip64 where needed and only there.
+"""Zip: raw deflate, zip64 where needed and only there.
 
 docs/format.md ("zip") specifies what is written. A large file's deflate stream is made of blocks of 1 MiB that were
-compressed apart and joined by sync flushes, so that all cores work on it; any inflater reads it as one stream.
+compressed apart and joined by sync flushes, so that all cores work on it; any inflater reads it as one stream. Its
+sizes and checksum stand in a data descriptor behind it, so that the archive is written forwards only and can be sealed.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ from collections.abc import Callable
 
 from isal import isal_zlib
 
-from holdfast_server.archive.base_writer import ArchiveWriter, Landing, MemberNotRepresentable, Small
-from holdfast_server.archive.blocks import BLOCK, deflater_for
+from holdfast_server.archive.base_writer import ArchiveWriter, Landing, Listing, MemberNotRepresentable, Small
+from holdfast_server.archive.blocks import BLOCK, deflate, deflate_part
 from holdfast_server.archive.manifest import ManifestEntry
 from holdfast_server.archive.member import Member, MemberKind
+from holdfast_server.archive.proof import require_inflates, require_reads_as
 from holdfast_server.archive.spool import ByteSpool
+from holdfast_server.archive.zip_reader import member_of
 
 __all__ = ["ZipWriter"]
 
 LOCAL_SIGNATURE = 0x04034B50
 CENTRAL_SIGNATURE = 0x02014B50
 END_SIGNATURE = 0x06054B50
+DESCRIPTOR_SIGNATURE = 0x08074B50
 ZIP64_END_SIGNATURE = 0x06064B50
 ZIP64_LOCATOR_SIGNATURE = 0x07064B50
 
@@ -43,13 +47,19 @@ MAX_NAME = 0xFFFF
 MADE_BY_UNIX = 3
 VERSION = 20
 VERSION_ZIP64 = 45
+FLAG_DESCRIPTOR = 1 << 3
 FLAG_UTF8 = 1 << 11
 STORED, DEFLATED = 0, 8
 DOS_DIRECTORY = 0x10
 
 _LOCAL = struct.Struct("<LHHHHHLLLHH")
 _CENTRAL = struct.Struct("<LHHHHHHLLLHHHHHLL")
+_DESCRIPTOR = struct.Struct("<4L")
+_DESCRIPTOR_64 = struct.Struct("<2L2Q")
+_OFFSET = struct.Struct("<L")
 _STORED_BLOCK = 0xFFFF
+_MTIME_STEP = 1_000_000_000
+_CRC_AT, _LENGTHS_AT = 14, 26  # in a local header
 _OFFSET_AT = 42  # of the local header's offset in a central record
 _UNIX_TYPES = {
     MemberKind.FILE: stat.S_IFREG,
@@ -81,42 +91,49 @@ class ZipWriter(ArchiveWriter):
         self._flush()
         self._crc = 0
         self._wide = _bound(member.size) >= wide_from
+        header, _ = _headers(member, 0, 0, DEFLATED, wide=self._wide, streamed=True)
+        self._header_size = len(header)
 
         def begun(offset: int) -> None:
             self._header_at = offset
 
-        # The space is kept by a header of the same length; the true one is put there when the sums are known.
-        self._jobs.put(Landing(_headers(member, 0, 0, DEFLATED, wide=self._wide)[0], then=begun))
+        self._jobs.put(Landing(_blank(header, wide=self._wide), then=begun))
 
     def _stream_block(self, block: bytes, *, last: bool) -> None:
         self._crc = isal_zlib.crc32(block, self._crc)
         self._jobs.submit(lambda: Landing(_deflate_block(block, last=last)), len(block))
 
     def _stream_end(self, member: Member, entry: ManifestEntry | None) -> None:
-        crc, wide = self._crc, self._wide
+        crc, wide, header_size = self._crc, self._wide, self._header_size
 
         def complete(offset: int) -> None:
-            size = offset - self._header_at - len(_headers(member, 0, 0, DEFLATED, wide=wide)[0])
-            header, record = _headers(member, crc, size, DEFLATED, wide=wide)
-            self._write_at(header, self._header_at)
-            landing.entries.append((entry, record))
+            packed = offset - self._header_at - header_size
+            header, record = _headers(member, crc, packed, DEFLATED, wide=wide, streamed=True)
+            require_reads_as(member_of(header, record, b""), member, _MTIME_STEP)
+            descriptor = _DESCRIPTOR_64 if wide else _DESCRIPTOR
+            landing.data = descriptor.pack(DESCRIPTOR_SIGNATURE, crc, packed, member.size)
+            landing.base = self._header_at
+            listing.add(entry, record)
 
-        landing = Landing(then=complete)
+        listing = Listing()
+        landing = Landing(listing=listing, then=complete)
         self._jobs.put(landing)
 
-    def _landed(self, record: bytes, offset: int) -> bytes:
-        """Put the absolute offset in. Batches carry offsets relative to their start, streams know theirs."""
-        relative: int = struct.unpack_from("<L", record, _OFFSET_AT)[0]
-        at = self._header_at if relative == LIMIT_32 else offset + relative
-        if at < wide_from:
-            return b"%b%b%b" % (record[:_OFFSET_AT], at.to_bytes(4, "little"), record[_OFFSET_AT + 4 :])
-        return _with_wide_offset(record, at)
-
-    def _kept(self, record: bytes) -> None:
+    def _keep(self, records: list[bytes], base: int) -> None:
+        """Put the absolute offsets in: the records carry them relative to `base`."""
         if self._directory is None:
             self._directory = ByteSpool()
-        self._directory.add(record)
-        self._count += 1
+        joined, at = bytearray(), 0
+        for record in records:
+            offset = base + _OFFSET.unpack_from(record, _OFFSET_AT)[0]
+            if offset < wide_from:
+                joined += record
+                _OFFSET.pack_into(joined, at + _OFFSET_AT, offset)
+            else:
+                joined += _with_wide_offset(record, offset)
+            at = len(joined)
+        self._directory.add(bytes(joined))
+        self._count += len(records)
 
     def _end(self) -> None:
         self._flush()
@@ -132,9 +149,9 @@ class ZipWriter(ArchiveWriter):
 
 
 def _pack(batch: list[Small]) -> Landing:
-    """Checksum and compress the members of a batch."""
+    """Checksum, compress and prove the members of a batch."""
     parts: list[bytes] = []
-    entries: list[tuple[ManifestEntry | None, bytes]] = []
+    listing = Listing()
     at = 0
     for small in batch:
         member, content = small.member, small.content
@@ -146,21 +163,27 @@ def _pack(batch: list[Small]) -> Landing:
             content = member.link_target
         if content:
             crc = isal_zlib.crc32(content)
-            packed = deflater_for(content).whole(content)
-            method = DEFLATED
+            packed = deflate(content)
             if len(packed) >= len(content):
-                packed, method = content, STORED
+                packed = content
+            else:
+                method = DEFLATED
+                require_inflates(packed, content, member.path)
         header, record = _headers(member, crc, len(packed), method, offset=at)
+        require_reads_as(member_of(header, record, member.link_target), member, _MTIME_STEP)
         parts += (header, packed)
         at += len(header) + len(packed)
-        entries.append((small.entry(sha256), record))
-    return Landing(b"".join(parts), entries)
+        listing.add(small.entry(sha256), record)
+    return Landing(b"".join(parts), listing)
 
 
 def _deflate_block(block: bytes, *, last: bool) -> bytes:
     """One block of a longer deflate stream, byte-aligned at its end."""
-    data = deflater_for(block).part(block, last=last)
-    return data if len(data) <= len(block) else _stored_blocks(block, last=last)
+    data = deflate_part(block, last=last)
+    if len(data) > len(block):
+        data = _stored_blocks(block, last=last)
+    require_inflates(data, block, whole=last)
+    return data
 
 
 def _stored_blocks(block: bytes, *, last: bool) -> bytes:
@@ -179,17 +202,24 @@ def _bound(size: int) -> int:
 
 
 def _headers(
-    member: Member, crc: int, packed: int, method: int, *, offset: int = LIMIT_32, wide: bool = False
+    member: Member,
+    crc: int,
+    packed: int,
+    method: int,
+    *,
+    offset: int = 0,
+    wide: bool = False,
+    streamed: bool = False,
 ) -> tuple[bytes, bytes]:
-    """Local header and central record. An offset of LIMIT_32 in the record marks a streamed member."""
+    """Local header and central record. `streamed`: the checksum and the sizes come behind the content."""
     kind = member.kind
     name = member.path + b"/" if kind is MemberKind.DIRECTORY else member.path
     size = len(member.link_target) if kind is MemberKind.SYMLINK else member.size
-    flags = 0
+    flags = FLAG_DESCRIPTOR if streamed else 0
     if not name.isascii():
         try:
             name.decode()
-            flags = FLAG_UTF8
+            flags |= FLAG_UTF8
         except UnicodeDecodeError:
             pass  # raw bytes without the flag: what a Unix zip means by them
     seconds = member.mtime_ns // 1_000_000_000
@@ -207,6 +237,17 @@ def _headers(
         0, 0, 0, attributes, offset,
     )  # fmt: skip
     return b"%b%b%b" % (local, name, extra), b"%b%b%b" % (record, name, extra)
+
+
+def _blank(local: bytes, *, wide: bool) -> bytes:
+    """A local header whose checksum and sizes are said behind the content."""
+    sizes = b"\xff" * 8 if wide else bytes(8)
+    if not wide:
+        return b"%b%b%b" % (local[:_CRC_AT], bytes(4) + sizes, local[_LENGTHS_AT:])
+    values_at = _LOCAL.size + int.from_bytes(local[_LENGTHS_AT : _LENGTHS_AT + 2], "little") + 4
+    return b"%b%b%b%b%b" % (
+        local[:_CRC_AT], bytes(4) + sizes, local[_LENGTHS_AT:values_at], bytes(16), local[values_at + 16 :],
+    )  # fmt: skip
 
 
 def _extra(member: Member, seconds: int) -> bytes:

@@ -169,6 +169,7 @@ class TaskRow(_Row):
     cleanup: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
     checkpoint: dict[str, Any] = field(default_factory=dict)
+    has_credentials: bool = False
 
     @property
     def ended(self) -> bool:
@@ -176,7 +177,10 @@ class TaskRow(_Row):
 
     def snapshot(self) -> dict[str, Any]:
         """The task as a STATE event keeps it: what callers may see, nothing of the engine's own."""
-        hidden = {"request", "checkpoint", "owner", "lease_expires", "dispatch_time", "principal", "queue", "priority"}
+        hidden = {
+            "request", "checkpoint", "owner", "lease_expires", "dispatch_time", "principal", "queue", "priority",
+            "has_credentials",
+        }  # fmt: skip
         return {name: value for name, value in self.values().items() if name not in hidden}
 
 
@@ -253,6 +257,7 @@ class BackupRow(_Row):
     size: int | None = None
     sha256: str | None = None
     locked: bool = False
+    sealed: bool = False
     complete: bool | None = None
     complete_time: int | None = None
     statistics: dict[str, Any] = field(default_factory=dict)

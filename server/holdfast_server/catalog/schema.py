@@ -17,6 +17,7 @@ __all__ = [
     "sources",
     "task_events",
     "task_log",
+    "task_secrets",
     "task_sources",
     "tasks",
     "verifications",
@@ -76,6 +77,8 @@ tasks = sa.Table(
     sa.Column("cleanup", sa.JSON),
     sa.Column("result", sa.JSON),
     sa.Column("checkpoint", sa.JSON, nullable=False),
+    # That the call came with a secret; the secret itself is in task_secrets, sealed.
+    sa.Column("has_credentials", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("tasks_by_state", "state"),
     sa.Index("tasks_by_create_time", "create_time", "task_id"),
     sa.Index("tasks_by_update_time", "update_time"),
@@ -159,6 +162,7 @@ backups = sa.Table(
     sa.Column("size", sa.BigInteger),
     sa.Column("sha256", sa.String(64)),
     sa.Column("locked", sa.Boolean, nullable=False),
+    sa.Column("sealed", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("complete", sa.Boolean),
     sa.Column("ignore", sa.JSON, nullable=False),
     sa.Column("create_time", sa.BigInteger, nullable=False),
@@ -192,4 +196,15 @@ workers = sa.Table(
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("start_time", sa.BigInteger, nullable=False),
     sa.Column("heartbeat", sa.BigInteger, nullable=False),
+    # What secrets are sealed to; the private half lives in that process alone.
+    sa.Column("public_key", sa.LargeBinary),
+)
+
+task_secrets = sa.Table(
+    "task_secrets",
+    metadata,
+    sa.Column("task_id", sa.String(36), primary_key=True),
+    sa.Column("owner", sa.String(36), primary_key=True),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("expires", sa.BigInteger, nullable=False),
 )

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from holdfast_server.catalog import schema
 from holdfast_server.catalog.rows import (
+    END_STATES,
     LIVE_STATES,
     MOVES,
     EventKind,
@@ -172,6 +173,9 @@ def move(
     if changed is None:
         return None
     row: TaskRow = TaskRow.of(changed)
+    if to in END_STATES:
+        # Here, so that no way to end a task can leave its secret behind.
+        connection.execute(schema.task_secrets.delete().where(schema.task_secrets.c.task_id == task_id))
     _append(connection, row, EventKind.STATE, row.snapshot(), now)
     return row
 

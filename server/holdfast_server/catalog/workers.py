@@ -13,7 +13,10 @@ __all__ = [
     "expire_leases",
     "expire_leases_before",
     "forget_workers",
+    "forget_workers_before",
+    "forget_workers_of",
     "heartbeat",
+    "live_keys",
     "lost_tasks",
     "register_worker",
     "renew_leases",
@@ -25,17 +28,43 @@ _t = schema.tasks
 _OWNED = (TaskState.RUNNING, TaskState.CANCELLING)
 
 
-def register_worker(connection: sa.Connection, owner: str, host: str, pid: int, now: int) -> None:
-    connection.execute(_w.insert().values(owner=owner, host=host, pid=pid, start_time=now, heartbeat=now))
+def register_worker(
+    connection: sa.Connection, owner: str, host: str, pid: int, now: int, public_key: bytes | None
+) -> None:
+    values = {"owner": owner, "host": host, "pid": pid, "start_time": now, "heartbeat": now, "public_key": public_key}
+    connection.execute(_w.insert().values(**values))
 
 
-def heartbeat(connection: sa.Connection, owner: str, now: int) -> None:
-    connection.execute(_w.update().where(_w.c.owner == owner).values(heartbeat=now))
+def heartbeat(connection: sa.Connection, owner: str, now: int) -> bool:
+    """False when the worker's row is gone: it was silent for so long that it was forgotten."""
+    return connection.execute(_w.update().where(_w.c.owner == owner).values(heartbeat=now)).rowcount > 0
+
+
+def live_keys(connection: sa.Connection, heard_since: int) -> dict[str, bytes]:
+    """Owner → public key of the workers that gave a sign of life since then."""
+    query = sa.select(_w.c.owner, _w.c.public_key).where(_w.c.heartbeat >= heard_since, _w.c.public_key.is_not(None))
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def forget_workers(connection: sa.Connection, silent_since: int) -> None:
-    """Drop workers that have been silent since before the given time."""
-    connection.execute(_w.delete().where(_w.c.heartbeat < silent_since))
+    """Drop workers that have been silent since before the given time, and what was sealed to them."""
+    _forget(connection, _w.c.heartbeat < silent_since)
+
+
+def forget_workers_of(connection: sa.Connection, owners: Collection[str]) -> None:
+    """Drop workers that are known to be dead, and what was sealed to them."""
+    _forget(connection, _w.c.owner.in_(sorted(owners)))
+
+
+def forget_workers_before(connection: sa.Connection, started_before: int) -> None:
+    """Drop the workers that started before then, and what was sealed to them."""
+    _forget(connection, _w.c.start_time < started_before)
+
+
+def _forget(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+    secrets = schema.task_secrets
+    connection.execute(secrets.delete().where(secrets.c.owner.in_(sa.select(_w.c.owner).where(which))))
+    connection.execute(_w.delete().where(which))
 
 
 def renew_leases(connection: sa.Connection, owner: str, task_ids: Collection[str], expires: int) -> None:

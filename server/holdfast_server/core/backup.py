@@ -6,7 +6,6 @@ compresses in parallel into the `.partial`, and the strict reader then proves th
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 from collections.abc import Callable
@@ -15,26 +14,23 @@ from datetime import UTC, datetime
 from typing import Any
 
 from holdfast_server.archive.format import ArchiveFormat
-from holdfast_server.archive.manifest import ManifestSpool, format_mtime
+from holdfast_server.archive.manifest import format_mtime
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
-from holdfast_server.archive.writer import ArchiveWriter, MemberNotRepresentable, open_writer
+from holdfast_server.archive.sealing import Recipients
+from holdfast_server.archive.writer import ArchiveWriter, MemberNotRepresentable
+from holdfast_server.core.archive_file import ArchiveShape, ProvedArchive, produce
 from holdfast_server.core.control import Control, Problem, Progress
-from holdfast_server.core.read_back import READ_BACK_WORK, read_back
 from holdfast_server.core.reading import SMALL_FILE, TRIES, FileReader, is_sparse, read_small
 from holdfast_server.core.selection import Selection
 from holdfast_server.core.statistics import Statistics
 from holdfast_server.errors import FailedPrecondition, Reason
 from holdfast_server.storage.folder import OpenFolder
-from holdfast_server.storage.local import fsync_file, translate_os_error
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.tree import EntryKind, ProblemReason, TreeEntry, TreeProblem, problem_from, walk
 from holdfast_server.wallets.classify import SNIFF_SIZE, classify
 
-__all__ = ["BACKUP_WORK", "ArchiveFile", "ArchivePlan", "WrittenBackup", "scan_source", "write_archive"]
-
-#: How often a backup handles every byte: reading and compressing counts once.
-BACKUP_WORK = 1.0 + READ_BACK_WORK
+__all__ = ["NAME_TOO_LONG", "ArchivePlan", "scan_source", "write_archive"]
 
 #: What is missing from a backup when one of these happens; the rest are warnings only.
 _MISSING = frozenset(
@@ -70,19 +66,12 @@ class ArchivePlan:
     skip: frozenset[tuple[int, int]] = frozenset()
     #: The archive's own folder: meeting it below the source is an error.
     forbidden: frozenset[tuple[int, int]] = frozenset()
+    #: Seal the archive to these; then it is written forward only, and nothing of it is on a disk in clear.
+    recipients: Recipients | None = None
 
     @property
     def is_wallet(self) -> bool:
         return self.source_kind == "WALLET"
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenBackup:
-    """A `.partial` that was written, synced and read back. `sha256` is that of the whole file, in hex."""
-
-    size: int
-    sha256: str
-    statistics: Statistics
 
 
 def scan_source(source: OpenFolder, plan: ArchivePlan, control: Control) -> Statistics:
@@ -111,55 +100,23 @@ def write_archive(
     control: Control,
     progress: Progress,
     report: Callable[[Problem], None],
-) -> WrittenBackup:
+) -> ProvedArchive:
     """Write the source into the open, empty file, sync it and read it back.
 
     Raises Stopped when asked to, FailedPrecondition (SOURCE_UNREADABLE with `fail_on_error`, FOLDER_INSIDE_SOURCE),
     DataLoss/CHECKSUM_MISMATCH when what was read back is not what was written, ResourceExhausted/DISK_FULL and
     the like for the archive's own disk. The file is the caller's to remove then.
     """
-    progress.begin("writing")
-    with ArchiveFile(os.dup(partial_fd), "r+b") as file:
-        manifest = ManifestSpool(_manifest_header(source, plan))
-        stored_before = progress.compressed_size
+    shape = ArchiveShape(
+        plan.format, _manifest_header(source, plan), plan.created_us, plan.recipients, is_wallet=plan.is_wallet
+    )
 
-        def on_written(size: int) -> None:
-            progress.compressed_size = stored_before + size
-
-        writer = open_writer(
-            plan.format, file, pool, manifest,
-            check=control.check, on_written=on_written, created_ns=plan.created_us * 1000,
-        )  # fmt: skip
+    def fill(writer: ArchiveWriter) -> Statistics:
         job = _ArchiveJob(plan, writer, control, progress, report)
-        try:
-            job.add_tree(source)
-            written = writer.finish(job.totals())
-        except BaseException:
-            writer.abort()
-            raise
-        fsync_file(file.fileno())
-        progress.begin("verifying")
-        sha256 = read_back(
-            file.fileno(), plan.format, job.statistics.files, job.statistics.original_size, control, progress
-        )
-    return WrittenBackup(written.size, sha256, job.statistics)
+        job.add_tree(source)
+        return job.statistics
 
-
-class ArchiveFile(io.FileIO):
-    """The archive being written. What its disk refuses is raised as an error of ours and not as OSError, which is
-    what reading the source raises: a full disk must never pass for an unreadable file."""
-
-    def write(self, data: Any, /) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            raise translate_os_error(error, "writing the archive") from error
-
-    def truncate(self, size: int | None = None, /) -> int:
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            raise translate_os_error(error, "writing the archive") from error
+    return produce(shape, fill, partial_fd, pool, control, progress)
 
 
 class _ArchiveJob:
@@ -196,9 +153,6 @@ class _ArchiveJob:
                 self.statistics.files_skipped += 1
                 self._warn(item.path, NAME_TOO_LONG, f"the archive format cannot hold this entry: {error}")
         self.statistics.files_ignored = self._selection.ignored
-
-    def totals(self) -> dict[str, Any]:
-        return self.statistics.manifest_totals(wallet=self._plan.is_wallet)
 
     def _add(self, entry: TreeEntry) -> None:
         self._progress.current_file = entry.path
@@ -239,6 +193,9 @@ class _ArchiveJob:
         self._add_large_file(entry)
 
     def _add_large_file(self, entry: TreeEntry) -> None:
+        if not self._writer.can_rollback:
+            self._add_large_file_once(entry)
+            return
         mark = self._writer.mark()
         for attempt in range(1, TRIES + 1):
             counted = self._progress.original_size
@@ -262,6 +219,26 @@ class _ArchiveJob:
             self._writer.rollback(mark)
             self._progress.original_size = counted
             self._control.wait(0.1 * attempt)
+
+    def _add_large_file_once(self, entry: TreeEntry) -> None:
+        """Into an archive that takes nothing back: what could not be read becomes zeros, and the entry says so."""
+        failure: list[OSError] = []
+
+        def blocks() -> Any:
+            try:
+                yield from self._counted_blocks(reader)
+            except OSError as error:
+                failure.append(error)
+
+        with FileReader(entry) as reader:
+            member = _member(entry.path, MemberKind.FILE, reader.before, size=reader.before.st_size)
+            first = os.pread(reader.fd, SNIFF_SIZE, 0)
+            read = self._writer.add_stream(member, blocks(), changed=lambda: bool(failure) or reader.changed)
+            changed = not failure and (read != member.size or reader.changed)
+            self._added(entry, member, first, changed, reader.before, counted=True)
+        if failure:
+            problem = problem_from(entry.path, failure[0], f"cannot be read past {read} bytes; the rest is zeros")
+            self._problem(problem.path, problem.reason, problem.message)
 
     def _counted_blocks(self, reader: FileReader) -> Any:
         for block in reader.blocks():
@@ -287,7 +264,8 @@ class _ArchiveJob:
         if self._plan.is_wallet:
             found.wallet.add(classify(entry.path, member.size, first))
         if changed:
-            text = f"{escape(entry.path)} changed while it was read, {TRIES} times; it may mix two states"
+            times = f"{TRIES} times" if self._writer.can_rollback else "into an archive that takes nothing back"
+            text = f"{escape(entry.path)} changed while it was read, {times}; it may mix two states"
             self._warn(entry.path, CHANGED, text)
 
     def _problem(self, path: bytes, reason: ProblemReason, message: str) -> None:

@@ -68,7 +68,9 @@ class Progress:
         self.total_size: int | None = None
         self.total_files: int | None = None
         self.totals_estimated = True
-        self.current_file = b""
+        #: False: names of files are not kept here, because what is read here is stored and shown.
+        self.keep_names = True
+        self._current_file = b""
         #: Source bytes handled in whatever phase, for the speed: those read back count again.
         self.handled = 0
         self._done = 0.0
@@ -80,6 +82,15 @@ class Progress:
         self.total_files = files
         self.totals_estimated = estimated
         self._total = work * (size + _FILE_COST * files)
+
+    @property
+    def current_file(self) -> bytes:
+        """The entry at work, empty between entries."""
+        return self._current_file
+
+    @current_file.setter
+    def current_file(self, path: bytes) -> None:
+        self._current_file = path if self.keep_names else b""
 
     def begin(self, phase: str) -> None:
         self.phase = phase

@@ -11,7 +11,6 @@ one for each 50,000 of them, and another one for each further name of a file too
 from __future__ import annotations
 
 import base64
-import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,27 +21,25 @@ from typing import Any, BinaryIO
 
 from holdfast_server.archive.contents import open_contents
 from holdfast_server.archive.format import ArchiveFormat
-from holdfast_server.archive.manifest import ManifestSpool, pack, unpack
+from holdfast_server.archive.manifest import pack, unpack
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.archive.reader import Limits, open_reader
-from holdfast_server.archive.reading import damage
+from holdfast_server.archive.reading import Source, damage
+from holdfast_server.archive.sealing import Recipients
+from holdfast_server.archive.sidecar import Sidecar
 from holdfast_server.archive.spool import RecordSpool
-from holdfast_server.archive.writer import ArchiveWriter, MemberNotRepresentable, open_writer
-from holdfast_server.core.backup import NAME_TOO_LONG, ArchiveFile
+from holdfast_server.archive.writer import ArchiveWriter, MemberNotRepresentable
+from holdfast_server.core.archive_file import ARCHIVE_WORK, ArchiveShape, ProvedArchive, produce
+from holdfast_server.core.backup import NAME_TOO_LONG
 from holdfast_server.core.control import Control, Problem, Progress
-from holdfast_server.core.read_back import READ_BACK_WORK, read_back
 from holdfast_server.core.reading import SMALL_FILE
 from holdfast_server.core.selection import PathSelection
 from holdfast_server.core.statistics import Statistics
 from holdfast_server.core.verify import StoredArchive
-from holdfast_server.storage.local import fsync_file
 from holdfast_server.wallets.classify import SNIFF_SIZE, classify
 
-__all__ = ["BackupExport", "ExportPlan", "WrittenExport", "least_size"]
-
-#: How often an export handles every byte: reading and compressing counts once.
-_EXPORT_WORK = 1.0 + READ_BACK_WORK
+__all__ = ["BackupExport", "ExportPlan", "least_size"]
 
 #: Hard links whose content one further pass fetches: what is known of each of them takes some hundred bytes.
 _LINKS_A_PASS = 50_000
@@ -53,7 +50,10 @@ _KEPT = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """What to export into which format; without `paths` everything. `created_us`: when it was asked for."""
+    """What to export into which format; without `paths` everything. `created_us`: when it was asked for.
+
+    With `recipients` the new archive is sealed to them, whether or not the backup's is.
+    """
 
     backup_id: str
     archive: StoredArchive
@@ -61,15 +61,7 @@ class ExportPlan:
     paths: tuple[bytes, ...]
     created_us: int
     software: str
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenExport:
-    """A `.partial` that was written, synced and read back. `sha256` is that of the whole file, in hex."""
-
-    size: int
-    sha256: str
-    statistics: Statistics
+    recipients: Recipients | None = None
 
 
 def least_size(archive: StoredArchive, archive_format: ArchiveFormat, paths: Sequence[bytes]) -> int:
@@ -84,14 +76,14 @@ def least_size(archive: StoredArchive, archive_format: ArchiveFormat, paths: Seq
 
 
 class BackupExport:
-    """One stored archive on its way into another one.
+    """One stored archive (`core.verify.open_content`) on its way into another one.
 
     Constructing it finds the manifest and counts what is to be exported: `planned`, exact but for what the new format
     cannot hold. Raises what reading an archive raises, DataLoss/CHECKSUM_MISMATCH also for the archive of another
     backup, and NotFound/ENTRY_NOT_FOUND for a path that the backup does not hold.
     """
 
-    def __init__(self, file: BinaryIO, plan: ExportPlan, control: Control, progress: Progress) -> None:
+    def __init__(self, file: BinaryIO | Source, plan: ExportPlan, control: Control, progress: Progress) -> None:
         self._plan = plan
         self._control = control
         self._progress = progress
@@ -105,44 +97,29 @@ class BackupExport:
         source = self._header.get("source")
         self._source: dict[str, Any] = dict(source) if isinstance(source, dict) else {}
         self.planned = self._survey()
-        progress.set_totals(self.planned.original_size, self.planned.files, work=_EXPORT_WORK)
+        progress.set_totals(self.planned.original_size, self.planned.files, work=ARCHIVE_WORK)
 
     @property
     def display_name(self) -> str:
         """The source's name when the backup was made."""
         return str(self._source.get("display_name", ""))
 
-    def write(self, partial_fd: int, pool: CompressorPool, report: Callable[[Problem], None]) -> WrittenExport:
+    def write(self, partial_fd: int, pool: CompressorPool, report: Callable[[Problem], None]) -> ProvedArchive:
         """Write the export into the open, empty file, sync it and read it back.
 
         Raises Stopped when asked to, DataLoss/CHECKSUM_MISMATCH naming the first file whose content is not what the
         manifest says, or when what was read back is not what was written, ResourceExhausted/DISK_FULL and the like for
         the new archive's disk. The file is the caller's to remove then.
         """
-        plan, progress, control = self._plan, self._progress, self._control
-        progress.begin("writing")
-        with ArchiveFile(os.dup(partial_fd), "r+b") as file:
+        plan, wallet = self._plan, self._source.get("kind") == "WALLET"
+        shape = ArchiveShape(plan.format, self._manifest_header(), plan.created_us, plan.recipients, is_wallet=wallet)
 
-            def on_written(size: int) -> None:
-                progress.compressed_size = size
+        def fill(writer: ArchiveWriter) -> Statistics:
+            job = _ExportJob(writer, self._missing(Statistics()), wallet, self._progress, report)
+            self._fill(job)
+            return job.statistics
 
-            writer = open_writer(
-                plan.format, file, pool, ManifestSpool(self._manifest_header()),
-                check=control.check, on_written=on_written, created_ns=plan.created_us * 1000,
-            )  # fmt: skip
-            wallet = self._source.get("kind") == "WALLET"
-            job = _ExportJob(writer, self._missing(Statistics()), wallet, progress, report)
-            try:
-                self._fill(job)
-                written = writer.finish(job.statistics.manifest_totals(wallet=wallet))
-            except BaseException:
-                writer.abort()
-                raise
-            fsync_file(file.fileno())
-            progress.begin("verifying")
-            found = job.statistics
-            sha256 = read_back(file.fileno(), plan.format, found.files, found.original_size, control, progress)
-        return WrittenExport(written.size, sha256, found)
+        return produce(shape, fill, partial_fd, pool, self._control, self._progress)
 
     def _fill(self, job: _ExportJob) -> None:
         links = RecordSpool()
@@ -231,16 +208,42 @@ class BackupExport:
     def _on_structure(self, _size: int, _files: int, path: bytes) -> None:
         self._progress.current_file = path
 
+    def sidecar(self, written: ProvedArchive, completed_us: int) -> Sidecar | None:
+        """What stands beside the new archive if it is sealed."""
+        plan = self._plan
+        if plan.recipients is None:
+            return None
+        totals = written.statistics.manifest_totals(wallet=False)
+        return Sidecar(
+            backup_id=plan.backup_id,
+            source_id=str(self._source.get("source_id", "")),
+            source_kind=str(self._source.get("kind", "")),
+            archive_format=plan.format.value,
+            recipients=len(plan.recipients),
+            created_us=plan.created_us,
+            completed_us=completed_us,
+            size=written.size,
+            sha256=written.sha256,
+            counts=totals["counts"],
+            complete=totals["complete"],
+            software=plan.software,
+            exported_from=self._exported_from(),
+        )
+
+    def _exported_from(self) -> dict[str, Any]:
+        archive, backup = self._plan.archive, self._header
+        return {
+            "backup_id": self._plan.backup_id,
+            "sha256": archive.sha256,
+            "archive_format": archive.format.value,
+            "create_time": backup.get("create_time"),
+            "software": backup.get("software"),
+        }
+
     def _manifest_header(self) -> dict[str, Any]:
         plan, backup = self._plan, self._header
         header: dict[str, Any] = {
-            "exported_from": {
-                "backup_id": plan.backup_id,
-                "sha256": plan.archive.sha256,
-                "archive_format": plan.archive.format.value,
-                "create_time": backup.get("create_time"),
-                "software": backup.get("software"),
-            },
+            "exported_from": self._exported_from(),
             "name": backup.get("name"),
             "source": self._source,
             "archive_format": plan.format.value,

@@ -8,9 +8,11 @@ import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
-from holdfast_server.archive.format import ArchiveFormat
+from holdfast_server.archive.format import SEALED_SUFFIX, ArchiveFormat
+from holdfast_server.archive.sidecar import MAX_SIDECAR, Sidecar, parse_sidecar, sidecar_name
 from holdfast_server.core.read_back import hash_file
-from holdfast_server.storage.local import publish
+from holdfast_server.errors import FailedPrecondition
+from holdfast_server.storage.local import create_file, publish
 from holdfast_server.storage.names import safe_file_name
 
 __all__ = [
@@ -19,10 +21,12 @@ __all__ = [
     "find_published",
     "partial_name",
     "publish_archive",
+    "read_sidecar",
     "remove_partials",
+    "remove_sidecar",
 ]
 
-_PARTIAL = re.compile(rb"\.([0-9a-f-]{36})\.([0-9]+)(?:\.[0-9]+)?\.partial")
+_PARTIAL = re.compile(rb"\.([0-9a-f-]{36})\.([0-9]+)(?:\.[0-9]+)?(?:\.sidecar)?\.partial")
 
 
 def archive_base_name(display_name: str, tag: str, created_us: int) -> str:
@@ -47,23 +51,34 @@ def create_partial(folder_fd: int, name: bytes) -> int:
 
 
 def publish_archive(
-    folder_fd: int, partial: bytes, base: str, archive_format: ArchiveFormat, announce: Callable[[bytes], None]
+    folder_fd: int,
+    partial: bytes,
+    base: str,
+    archive_format: ArchiveFormat,
+    announce: Callable[[bytes], None],
+    sidecar: Sidecar | None = None,
 ) -> bytes:
     """Rename the partial to its final name; a taken name gets `-2`, `-3`, …. Gives the name.
 
     `announce` is called with each name directly before it is tried, and may raise: it records the name, so that a later
     attempt finds an archive whose publisher died, and it is the last check that this attempt still owns the task.
+
+    With a `sidecar` the archive is a sealed one, and the sidecar gets its name first. So a crash leaves at most a
+    sidecar without its archive, which `remove_sidecar` takes away.
     """
     number = 1
     while True:
         suffix = "" if number == 1 else f"-{number}"
-        name = f"{base}{suffix}{archive_format.suffix}".encode()
+        name = f"{base}{suffix}{archive_format.suffix}{SEALED_SUFFIX if sidecar else ''}".encode()
         number += 1
-        if _exists(folder_fd, name):
+        if _exists(folder_fd, name) or (sidecar and _exists(folder_fd, sidecar_name(name))):
             continue
         announce(name)
         try:
-            publish(folder_fd, partial, name)
+            if sidecar:
+                temporary = partial.removesuffix(b".partial") + b".sidecar.partial"
+                create_file(folder_fd, sidecar_name(name), sidecar.encode(), temporary=temporary)
+            _publish_beside(folder_fd, partial, name, sidecar)
         except FileExistsError:
             continue
         return name
@@ -83,6 +98,30 @@ def find_published(folder_fd: int, name: bytes, size: int, sha256: str, check: C
         os.close(fd)
 
 
+def read_sidecar(folder_fd: int, archive: bytes) -> Sidecar:
+    """The sidecar beside an archive. Raises OSError, FailedPrecondition/ARCHIVE_INVALID."""
+    fd = os.open(sidecar_name(archive), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder_fd)
+    try:
+        return parse_sidecar(os.pread(fd, MAX_SIDECAR + 1, 0))
+    finally:
+        os.close(fd)
+
+
+def remove_sidecar(folder_fd: int, archive: bytes, sha256: str) -> tuple[int, int]:
+    """Remove the sidecar beside an archive's name, if it states this hash; another is somebody else's.
+
+    Gives (files, bytes) removed.
+    """
+    try:
+        sidecar = read_sidecar(folder_fd, archive)
+    except (OSError, FailedPrecondition):
+        return 0, 0
+    if sidecar.sha256 != sha256:
+        return 0, 0
+    os.unlink(sidecar_name(archive), dir_fd=folder_fd)
+    return 1, len(sidecar.encode())
+
+
 def remove_partials(folder_fd: int, task_id: str, attempts: Iterable[int]) -> tuple[int, int]:
     """Remove what the named attempts of a task left in a folder; gives (files, bytes) removed."""
     wanted, files, size = set(attempts), 0, 0
@@ -98,6 +137,16 @@ def remove_partials(folder_fd: int, task_id: str, attempts: Iterable[int]) -> tu
             continue
         files, size = files + 1, size + status.st_size
     return files, size
+
+
+def _publish_beside(folder_fd: int, partial: bytes, name: bytes, sidecar: Sidecar | None) -> None:
+    try:
+        publish(folder_fd, partial, name)
+    except BaseException as error:
+        # What stands under the name is another's, or nothing, or ours whose folder could not be synced.
+        if sidecar and (isinstance(error, FileExistsError) or not _exists(folder_fd, name)):
+            remove_sidecar(folder_fd, name, sidecar.sha256)
+        raise
 
 
 def _exists(folder_fd: int, name: bytes) -> bool:

@@ -1,67 +1,58 @@
-"""Proving a file that was just written, with the strict reader, and hashing it as a whole beside that."""
+"""Proving that the disk kept the file that was just written, and hashing it as a whole on the way."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from holdfast_server.archive.format import ArchiveFormat
-from holdfast_server.archive.reader import Limits, open_reader
-from holdfast_server.archive.verify import verify_archive
-from holdfast_server.core.control import Control, Progress, ReadingProgress
-from holdfast_server.errors import DataLoss, Reason
+from isal import isal_zlib
+
+from holdfast_server.archive.reading import damage
+from holdfast_server.archive.writer import Stretch
+from holdfast_server.core.control import Control
 
 __all__ = ["READ_BACK_WORK", "hash_file", "read_back"]
 
-#: What reading back a byte costs, against reading and compressing it.
-READ_BACK_WORK = 0.25
+#: What reading back an archive costs, against reading and compressing what is in it.
+READ_BACK_WORK = 0.05
 
 _HASH_BLOCK = 1 << 20
 
 
-def read_back(
-    fd: int, archive_format: ArchiveFormat, files: int, size: int, control: Control, progress: Progress
-) -> str:
-    """SHA-256 (hex) of the open file, once it is proved to hold `files` files of `size` bytes that fit its manifest.
+def read_back(fd: int, stretches: Sequence[Stretch], control: Control, on_read: Callable[[int], None]) -> str:
+    """SHA-256 (hex) of the open file, once every byte of it is proved to be what the writer gave to the disk.
 
-    Raises DataLoss/CHECKSUM_MISMATCH, and what `control` raises.
+    The writer has proved that these bytes unpack to the source. `on_read` gets the bytes of each block. Raises
+    DataLoss/CHECKSUM_MISMATCH, and what `control` raises.
     """
-    digest: list[str] = []
-    failure: list[BaseException] = []
-
-    def hash_whole() -> None:
-        try:
-            digest.append(hash_file(fd, control.check))
-        except BaseException as error:  # noqa: BLE001  raised again on the caller's thread
-            failure.append(error)
-
-    hasher = threading.Thread(target=hash_whole, name="archive-hash")
-    hasher.start()
-    try:
-        with open(os.dup(fd), "rb", buffering=0) as file:
-            reader = open_reader(archive_format.name, file, limits=Limits(), check=control.check)
-
-            on_progress = ReadingProgress(progress, size, files, work=READ_BACK_WORK, count_as_read=False)
-            proved = verify_archive(reader, check=control.check, on_progress=on_progress)
-    finally:
-        hasher.join()
-    if failure:
-        raise failure[0]
-    if (proved.files, proved.bytes) != (files, size):
-        raise DataLoss(
-            Reason.CHECKSUM_MISMATCH,
-            f"the archive holds {proved.files} files of {proved.bytes} bytes, {files} of {size} were written",
-        )
-    return digest[0]
+    digest, position = hashlib.sha256(), 0
+    for stretch in stretches:
+        crc, left = 0, stretch.size
+        while left:
+            control.check()
+            data = os.pread(fd, min(_HASH_BLOCK, left), position)
+            if not data:
+                raise damage("the file ends too early", offset=position)
+            digest.update(data)
+            crc = isal_zlib.crc32(data, crc)
+            left -= len(data)
+            position += len(data)
+            on_read(len(data))
+        if crc != stretch.crc:
+            raise damage("the disk gives back other bytes than it was given", offset=position - stretch.size)
+    if os.fstat(fd).st_size != position:
+        raise damage("the file is longer than it was written", offset=position)
+    return digest.hexdigest()
 
 
-def hash_file(fd: int, check: Callable[[], None]) -> str:
-    """SHA-256 of a whole open file, in hex. Does not move the file's position."""
+def hash_file(fd: int, check: Callable[[], None], on_read: Callable[[int], None] = lambda _: None) -> str:
+    """SHA-256 of a whole open file, in hex. Does not move the file's position. `on_read` gets the bytes of each
+    block."""
     digest, position = hashlib.sha256(), 0
     while data := os.pread(fd, _HASH_BLOCK, position):
         check()
         digest.update(data)
         position += len(data)
+        on_read(len(data))
     return digest.hexdigest()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from holdfast_server.records import frozen_record
 from holdfast_server.storage.tree import TreeEntry
 
 __all__ = ["SMALL_FILE", "TRIES", "FileReader", "StableContent", "is_sparse"]
@@ -24,7 +24,7 @@ _ZEROS = bytes(_BLOCK)
 _PAUSE = 0.02
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_record
 class StableContent:
     """A small file's bytes with the attributes they belong to; `changed` when three readings did not agree."""
 
@@ -37,8 +37,7 @@ class FileReader:
     """One open file of a source. Closed on leaving the `with` block; any OSError is the file's."""
 
     def __init__(self, entry: TreeEntry) -> None:
-        self.fd = entry.open_file()
-        self.before = os.fstat(self.fd)
+        self.fd, self.before = entry.open_file()
 
     def __enter__(self) -> FileReader:
         return self
@@ -49,15 +48,7 @@ class FileReader:
     @property
     def changed(self) -> bool:
         """Whether the file is no longer what it was when it was opened."""
-        after = os.fstat(self.fd)
-        return _identity(after) != _identity(self.before)
-
-    def read_whole(self) -> bytes:
-        """All bytes, as far as the file's size at opening and one more: a growing file shows.
-
-        One call: a regular file is read short at its end only.
-        """
-        return os.read(self.fd, self.before.st_size + 1)
+        return _changed(self.before, os.fstat(self.fd))
 
     def blocks(self) -> Iterator[bytes]:
         """The bytes up to the size at opening, in blocks; holes are not read but given as zeros."""
@@ -93,13 +84,17 @@ def read_small(entry: TreeEntry, wait: Callable[[float], None]) -> StableContent
     Raises OSError when it cannot be read at all.
     """
     for attempt in range(1, TRIES + 1):
-        with FileReader(entry) as reader:
-            if reader.before.st_size > SMALL_FILE:
+        fd, before = entry.open_file()
+        try:
+            size = before.st_size
+            if size > SMALL_FILE:
                 return None
-            data = reader.read_whole()
-            changed = reader.changed or len(data) != reader.before.st_size
-            if not changed or attempt == TRIES:
-                return StableContent(data, reader.before, changed)
+            data = _read_whole(fd, size)
+            changed = len(data) != size or _changed(before, os.fstat(fd))
+        finally:
+            os.close(fd)
+        if not changed or attempt == TRIES:
+            return StableContent(data, before, changed)
         wait(_PAUSE * attempt)
     raise AssertionError("the last try returns")
 
@@ -109,5 +104,15 @@ def is_sparse(status: os.stat_result) -> bool:
     return status.st_size > 0 and status.st_blocks * 512 < status.st_size
 
 
-def _identity(status: os.stat_result) -> tuple[int, int, int, int, int]:
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+def _read_whole(fd: int, size: int) -> bytes:
+    """One call and one byte more: a regular file is read short at its end only, and one that grows shows."""
+    return os.read(fd, size + 1)
+
+
+def _changed(before: os.stat_result, after: os.stat_result) -> bool:
+    """Whether an open file, so the same inode, was written to or changed between the two."""
+    return (
+        before.st_mtime_ns != after.st_mtime_ns
+        or before.st_ctime_ns != after.st_ctime_ns
+        or before.st_size != after.st_size
+    )

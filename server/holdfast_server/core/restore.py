@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from holdfast_server.archive.extract import Extracted, extract
 from holdfast_server.archive.manifest import parse_mtime
 from holdfast_server.archive.reader import Limits, open_reader
+from holdfast_server.archive.reading import Source
 from holdfast_server.core.control import Control, Progress, ReadingProgress
 from holdfast_server.core.selection import PathSelection
 from holdfast_server.core.verify import StoredArchive
@@ -50,7 +51,7 @@ def staging_name(task_id: str, attempt: int) -> bytes:
 
 
 def extract_to_staging(
-    file: BinaryIO,
+    file: BinaryIO | Source,
     archive: StoredArchive,
     root_fd: int,
     staging: bytes,
@@ -59,7 +60,7 @@ def extract_to_staging(
     control: Control,
     progress: Progress,
 ) -> Restored:
-    """Extract the opened archive into a new staging folder below the target and prove all of it.
+    """Extract the archive (`core.verify.open_content`) into a new staging folder below the target and prove all of it.
 
     Raises ResourceExhausted/DISK_FULL before anything is written when the content cannot fit,
     NotFound/ENTRY_NOT_FOUND for a path that the backup does not hold, and what `archive.extract` raises. The caller

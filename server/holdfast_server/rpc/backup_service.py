@@ -22,6 +22,7 @@ from holdfast_server.rpc.pages import cut_page, page_limit, page_start
 from holdfast_server.rpc.parse import (
     enum_name,
     not_available,
+    parse_credentials,
     parse_path,
     refuse_unbuilt,
     request_key,
@@ -76,13 +77,15 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
 
     def VerifyBackup(self, request: pb.VerifyBackupRequest, context: grpc.ServicerContext) -> task_pb2.Task:
         del context
-        refuse_unbuilt(request, "credentials")
+        credentials = parse_credentials(request)
         name = enum_name(backup_pb2.VerifyLevel, request.level, "level", default="READ_DATA")
         if name not in VerifyLevel.__members__:
             raise not_available("level", f"level {name} is not available in this version")
         key = request_key(request, "VerifyBackup", current_principal().name, {"level": name})
-        row = self._services.verifications.create(request.backup_id, VerifyLevel(name), current_principal().name, key)
-        return task_message(row)
+        verifications, principal = self._services.verifications, current_principal().name
+        return task_message(
+            verifications.create(request.backup_id, VerifyLevel(name), principal, key, credentials=credentials)
+        )
 
     def DownloadBackup(
         self, request: pb.DownloadBackupRequest, context: grpc.ServicerContext
@@ -100,7 +103,7 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
         return self._services.backups.create(order, current_principal().name, key)
 
     def _order(self, request: Any) -> tuple[BackupOrder, RequestKey | None]:
-        refuse_unbuilt(request, "repository", "backup_id", "locked", "maintenance", "archive.age_recipients")
+        refuse_unbuilt(request, "repository", "backup_id", "locked", "maintenance")
         if request.WhichOneof("target") is None:
             raise invalid_field("archive", "must be set: where does the backup go?")
         name = enum_name(backup_pb2.ArchiveFormat, request.archive.format, "archive.format")
@@ -114,6 +117,7 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
             format=ArchiveFormat[name],
             tag=request.archive.tag,
             create_folder=request.archive.create_folder,
+            recipients=tuple(request.archive.age_recipients),
             name=request.name,
             ignore=tuple(request.ignore),
             fail_on_error=policy == "FAIL",

@@ -218,6 +218,7 @@ def backup_message(row: BackupRow, verifications: Sequence[VerificationRow] = ()
         task_id=row.task_id,
         complete=bool(row.complete),
         format=f"ARCHIVE_FORMAT_{row.format}",
+        sealed=row.sealed,
     )
 
 

@@ -26,7 +26,7 @@ def archive_parts(archive: StoredArchive, offset: int) -> Iterator[download_pb2.
     if offset > archive.size:
         raise invalid_field("offset", f"is {offset}, the archive has {archive.size} bytes")
     with open_archive(archive) as file:
-        yield _header(escape(archive.file_name), archive.size, archive.format.content_type)
+        yield _header(escape(archive.file_name), archive.size, archive.content_type)
         digest, position = hashlib.sha256(), offset
         while position < archive.size:
             data = os.pread(file.fileno(), min(_CHUNK, archive.size - position), position)

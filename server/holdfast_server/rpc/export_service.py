@@ -16,9 +16,9 @@ from holdfast_server.rpc.interceptors import current_principal
 from holdfast_server.rpc.parse import (
     enum_name,
     not_available,
+    parse_credentials,
     parse_path,
     parse_relative,
-    refuse_unbuilt,
     request_key,
 )
 from holdfast_server.rpc.services import Services
@@ -46,7 +46,6 @@ class ExportServicer(export_service_pb2_grpc.ExportServiceServicer):
         yield from stream_task(self._services, row.task_id, None, context)
 
     def _create(self, request: Any) -> TaskRow:
-        refuse_unbuilt(request, "age_recipients", "credentials")
         name = enum_name(backup_pb2.ArchiveFormat, request.format, "format")
         if name not in ArchiveFormat.__members__:
             raise not_available("format", f"format {name} is not available in this version")
@@ -56,8 +55,9 @@ class ExportServicer(export_service_pb2_grpc.ExportServiceServicer):
             format=ArchiveFormat[name],
             create_folder=request.create_folder,
             tag=request.tag,
+            recipients=tuple(request.age_recipients),
             paths=tuple(parse_relative(path, f"paths[{index}]") for index, path in enumerate(request.paths)),
             dry_run=request.dry_run,
         )
         key = request_key(request, "ExportBackup", current_principal().name, {})
-        return self._services.exports.create(order, current_principal().name, key)
+        return self._services.exports.create(order, current_principal().name, key, parse_credentials(request))

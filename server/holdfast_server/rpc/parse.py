@@ -15,11 +15,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.errors import HoldfastError, Reason, Unimplemented, invalid_field
 from holdfast_server.storage.names import unescape
+from holdfast_server.tasks.credentials import Credentials
 
 __all__ = [
     "LARGEST",
     "enum_name",
     "not_available",
+    "parse_credentials",
     "parse_path",
     "parse_relative",
     "parse_time",
@@ -29,6 +31,10 @@ __all__ = [
 
 #: What the catalog's integers can hold.
 LARGEST = 2**63 - 1
+#: Longest secret in characters: key files fit, and nobody fills the catalog with sealed rows.
+_SECRET_LENGTH = 65_536
+#: Kinds of secrets that open something in this version.
+_USABLE_SECRETS = frozenset({"age_identity"})
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 
 
@@ -86,6 +92,27 @@ def request_key(request: Any, method: str, principal: str, defaults: Mapping[str
     values.update(defaults)
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return RequestKey(principal, method, request_id, hashlib.sha256(canonical.encode()).hexdigest())
+
+
+def parse_credentials(request: Any) -> Credentials | None:
+    """The request's secret; None when it carries none. Errors name the kind and never show the secret.
+
+    Raises InvalidArgument/INVALID_FIELD, and Unimplemented/NOT_AVAILABLE for a kind that opens nothing in this version.
+    """
+    if not request.HasField("credentials"):
+        return None
+    kind = request.credentials.WhichOneof("secret")
+    if kind is None:
+        raise invalid_field("credentials", "must hold one secret, or be left out")
+    field = f"credentials.{kind}"
+    if kind not in _USABLE_SECRETS:
+        raise not_available(field, f"{field} is not available in this version")
+    secret = getattr(request.credentials, kind)
+    if not secret:
+        raise invalid_field(field, "must not be empty")
+    if len(secret) > _SECRET_LENGTH:
+        raise invalid_field(field, f"must have at most {_SECRET_LENGTH} characters")
+    return Credentials(**{kind: secret})
 
 
 def parse_uuid(text: str, field: str) -> str:

@@ -13,7 +13,14 @@ from holdfast_server.catalog.rows import TaskRow
 from holdfast_server.errors import invalid_field
 from holdfast_server.rpc.convert import task_message
 from holdfast_server.rpc.interceptors import current_principal
-from holdfast_server.rpc.parse import enum_name, parse_path, parse_relative, refuse_unbuilt, request_key
+from holdfast_server.rpc.parse import (
+    enum_name,
+    parse_credentials,
+    parse_path,
+    parse_relative,
+    refuse_unbuilt,
+    request_key,
+)
 from holdfast_server.rpc.services import Services
 from holdfast_server.rpc.watching import stream_task
 from holdfast_server.tasks.restore import RestoreOrder
@@ -37,7 +44,7 @@ class RestoreServicer(restore_service_pb2_grpc.RestoreServiceServicer):
         yield from stream_task(self._services, row.task_id, None, context)
 
     def _create(self, request: Any) -> TaskRow:
-        refuse_unbuilt(request, "in_place", "new_wallet", "overwrite", "delete_extra", "exchange_root", "credentials")
+        refuse_unbuilt(request, "in_place", "new_wallet", "overwrite", "delete_extra", "exchange_root")
         if request.WhichOneof("target") is None:
             raise invalid_field("new_folder", "must be set: where do the files go?")
         policy = enum_name(restore_pb2.Overwrite, request.overwrite, "overwrite", default="IF_CHANGED")
@@ -49,4 +56,4 @@ class RestoreServicer(restore_service_pb2_grpc.RestoreServiceServicer):
             dry_run=request.dry_run,
         )
         key = request_key(request, "RestoreBackup", current_principal().name, {"overwrite": policy})
-        return self._services.restores.create(order, current_principal().name, key)
+        return self._services.restores.create(order, current_principal().name, key, parse_credentials(request))

@@ -132,9 +132,9 @@ def move(from_fd: int, name: bytes, to_fd: int) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from error
 
 
-def _write_temporary(dir_fd: int, data: bytes, mode: int) -> bytes:
-    """Write and sync a new file under a random name and return that; nothing is left if it fails."""
-    temporary = b".holdfast-" + secrets.token_hex(8).encode() + b".tmp"
+def _write_temporary(dir_fd: int, data: bytes, mode: int, temporary: bytes | None = None) -> bytes:
+    """Write and sync a new file, by default under a random name, and return that; nothing is left if it fails."""
+    temporary = temporary or b".holdfast-" + secrets.token_hex(8).encode() + b".tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o600, dir_fd=dir_fd)
     try:
@@ -168,9 +168,12 @@ def write_file(dir_fd: int, name: bytes, data: bytes, mode: int = 0o600) -> None
     fsync_directory(dir_fd)
 
 
-def create_file(dir_fd: int, name: bytes, data: bytes, mode: int = 0o600) -> None:
-    """Write a small file that must not exist yet (`FileExistsError`); it never appears half written."""
-    temporary = _write_temporary(dir_fd, data, mode)
+def create_file(dir_fd: int, name: bytes, data: bytes, mode: int = 0o600, *, temporary: bytes | None = None) -> None:
+    """Write a small file that must not exist yet (`FileExistsError`); it never appears half written.
+
+    `temporary` is the name that it has until then and that a crash leaves; by default a random one.
+    """
+    temporary = _write_temporary(dir_fd, data, mode, temporary)
     try:
         publish(dir_fd, temporary, name)
     except BaseException:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from holdfast_server.records import frozen_record
 from holdfast_server.storage.descent import DIRECTORY_FLAGS, DirectoryChain, Level
 from holdfast_server.storage.names import escape
 
@@ -57,7 +58,7 @@ class TreeProblem:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_record
 class TreeEntry:
     """One file, directory or symbolic link; `path` is relative to the root, `stat` that of the entry itself."""
 
@@ -110,12 +111,12 @@ class TreeEntry:
         """Allocated blocks of 512 bytes; fewer than the size needs where the file has holes."""
         return self.stat.st_blocks
 
-    def open_file(self) -> int:
-        """Open the file for reading and return the descriptor, which the caller closes.
+    def open_file(self) -> tuple[int, os.stat_result]:
+        """Open the file for reading; gives the descriptor, which the caller closes, and what `fstat` says of it.
 
         To be called before the walk is advanced: later the parent may be closed, which is `OSError(EBADF)`. Never
         blocks and follows no link; what is no regular file any more is `OSError(EINVAL)`, or ELOOP for a link. The file
-        may be another than the one that `stat` describes: compare `os.fstat`.
+        may be another than the one that the entry's `stat` describes.
         """
         if self.parent.fd < 0:
             raise OSError(errno.EBADF, "the walk has left the file's directory", self.path)
@@ -127,12 +128,13 @@ class TreeEntry:
             # Only the owner may leave access times alone.
             fd = os.open(self.name, _FILE_FLAGS, dir_fd=self.parent.fd)
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "is no regular file any more", self.path)
         except BaseException:
             os.close(fd)
             raise
-        return fd
+        return fd, status
 
 
 def problem_from(path: bytes, error: OSError, doing: str) -> TreeProblem:

@@ -18,6 +18,8 @@ import sqlalchemy as sa
 
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.pool import CompressorPool
+from holdfast_server.archive.sealing import parse_recipients
+from holdfast_server.archive.sidecar import Sidecar
 from holdfast_server.catalog import backups, tasks
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.rows import (
@@ -26,13 +28,8 @@ from holdfast_server.catalog.rows import (
     SourceKind,
 )
 from holdfast_server.clock import Clock
-from holdfast_server.core.backup import (
-    BACKUP_WORK,
-    ArchivePlan,
-    WrittenBackup,
-    scan_source,
-    write_archive,
-)
+from holdfast_server.core.archive_file import ARCHIVE_WORK, ProvedArchive
+from holdfast_server.core.backup import ArchivePlan, scan_source, write_archive
 from holdfast_server.core.publish import archive_base_name
 from holdfast_server.core.statistics import Statistics
 from holdfast_server.errors import (
@@ -46,6 +43,7 @@ from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.local import translate_os_error
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
+from holdfast_server.tasks.backup_orders import RECIPIENTS_FIELD
 from holdfast_server.tasks.publishing import Announced, open_destination, partial_archive, settle, take_back
 from holdfast_server.tasks.run import Outcome, TaskRun, error_record
 from holdfast_server.tasks.sources import open_source
@@ -102,6 +100,7 @@ class BackupHandler:
     def run(self, run: TaskRun) -> Outcome:
         """Scan all sources for the totals, then back up one after the other."""
         request = run.row.request
+        run.progress.keep_names = not request.get("recipients")
         pending, outcomes = self._remaining(run)
         outcomes += self._scan(run, pending, request)
         if run.row.dry_run:
@@ -194,7 +193,7 @@ class BackupHandler:
             size, files = size + found.original_size, files + found.files
             if run.row.dry_run:
                 outcomes.append(_Outcome(entry, found))
-        run.progress.set_totals(size, files, work=BACKUP_WORK)
+        run.progress.set_totals(size, files, work=ARCHIVE_WORK)
         run.log(f"scanned: {files} files, {size} bytes")
         return outcomes
 
@@ -215,10 +214,11 @@ class BackupHandler:
                 written = write_archive(source, plan, archive.fd, self._pool, run.control, run.progress, report)
                 announce = partial(self._announce, run, backup_id, written)
                 base = archive_base_name(entry["display_name"], request["tag"], request["created"])
-                name = archive.publish(base, plan.format, announce)
+                name = archive.publish(base, plan.format, announce, self._sidecar(plan, written))
             output = folder.path.rstrip(b"/") + b"/" + name
         seconds = self._clock.monotonic() - started
-        run.log(f"{source_id}: {escape(output)}, {written.size} bytes, sha256 {written.sha256}, read back and verified")
+        proved = "sealed and read back" if written.sealed else "read back and verified"
+        run.log(f"{source_id}: {escape(output)}, {written.size} bytes, sha256 {written.sha256}, {proved}")
         outcome = _Outcome(entry, written.statistics, output, written.size)
         commit = _Commit(self._clock, run, backup_id, written, name, output, seconds)
         if last:
@@ -231,7 +231,7 @@ class BackupHandler:
             raise
         return outcome, None
 
-    def _announce(self, run: TaskRun, backup_id: str, written: WrittenBackup, name: bytes) -> None:
+    def _announce(self, run: TaskRun, backup_id: str, written: ProvedArchive, name: bytes) -> None:
         with run.guarded() as connection:
             backups.update_backup(
                 connection,
@@ -255,11 +255,30 @@ class BackupHandler:
 
     def _adopt(self, run: TaskRun, row: BackupRow, archive: Announced) -> None:
         run.log(f"{row.source_id}: {escape(archive.path)} was published by an earlier attempt")
-        written = WrittenBackup(archive.size, archive.sha256, _statistics_of(row.statistics))
+        written = ProvedArchive(archive.size, archive.sha256, _statistics_of(row.statistics), row.sealed)
         name = archive.path.rpartition(b"/")[2]
         commit = _Commit(self._clock, run, row.backup_id, written, name, archive.path, 0.0)
         with run.guarded() as connection:
             commit.apply(connection)
+
+    def _sidecar(self, plan: ArchivePlan, written: ProvedArchive) -> Sidecar | None:
+        if plan.recipients is None:
+            return None
+        totals = written.statistics.manifest_totals(wallet=False)
+        return Sidecar(
+            backup_id=plan.backup_id,
+            source_id=plan.source_id,
+            source_kind=plan.source_kind,
+            archive_format=plan.format.value,
+            recipients=len(plan.recipients),
+            created_us=plan.created_us,
+            completed_us=self._clock.now(),
+            size=written.size,
+            sha256=written.sha256,
+            counts=totals["counts"],
+            complete=totals["complete"],
+            software=plan.software,
+        )
 
     def _failed(self, run: TaskRun, entry: dict[str, Any], error: HoldfastError | OSError) -> _Outcome:
         failure = (
@@ -284,7 +303,7 @@ class BackupHandler:
     def _plan(
         self, entry: dict[str, Any], request: dict[str, Any], forbidden: frozenset[tuple[int, int]] = frozenset()
     ) -> ArchivePlan:
-        status = os.stat(self._data_dir)
+        status, recipients = os.stat(self._data_dir), request.get("recipients")
         return ArchivePlan(
             backup_id=entry["backup_id"],
             name=entry["name"],
@@ -298,6 +317,7 @@ class BackupHandler:
             fail_on_error=request["fail_on_error"],
             skip=frozenset({(status.st_dev, status.st_ino)}),
             forbidden=forbidden,
+            recipients=parse_recipients(recipients, RECIPIENTS_FIELD) if recipients else None,
         )
 
 
@@ -308,7 +328,7 @@ class _Commit:
     clock: Clock
     run: TaskRun
     backup_id: str
-    written: WrittenBackup
+    written: ProvedArchive
     name: bytes
     output: bytes
     seconds: float
@@ -322,10 +342,13 @@ class _Commit:
             complete_time=now, update_time=now,
             statistics=_statistics_record(found, self.written.size, self.seconds),
         )  # fmt: skip
-        backups.add_verification(
-            connection, self.backup_id, time=now, level="READ_DATA", ok=True, files_checked=found.files,
-            bytes_checked=found.original_size, message="read back after writing", task_id=self.run.task_id,
-        )  # fmt: skip
+        # Nobody here can open a sealed one: what was read back are its bytes.
+        sealed = {"level": "CHECKSUM", "files_checked": 0, "bytes_checked": self.written.size,
+                  "message": "sealed; read back after writing, by its hash"}  # fmt: skip
+        opened = {"level": "READ_DATA", "files_checked": found.files, "bytes_checked": found.original_size,
+                  "message": "read back after writing"}  # fmt: skip
+        proof = sealed if self.written.sealed else opened
+        backups.add_verification(connection, self.backup_id, time=now, ok=True, task_id=self.run.task_id, **proof)
 
     def undo(self) -> None:
         """Remove the archive that was published a moment before the cancel."""

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from holdfast_server.archive.format import ArchiveFormat
+from holdfast_server.archive.sealing import parse_recipients
 from holdfast_server.catalog import backups, sources
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey
@@ -37,14 +38,15 @@ from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.publishing import check_tag
 from holdfast_server.tasks.sources import check_display_name, open_source, source_not_found, source_suspended
 
-__all__ = ["BackupOrder", "BackupOrders"]
+__all__ = ["RECIPIENTS_FIELD", "BackupOrder", "BackupOrders"]
 
 _MAX_SOURCES = 1000
+RECIPIENTS_FIELD = "archive.age_recipients"
 
 
 @dataclass(frozen=True, slots=True)
 class BackupOrder:
-    """What CreateBackup asks for, into an archive. `folder` is a path as bytes."""
+    """What CreateBackup asks for, into an archive. `folder` is a path as bytes; `recipients` are those of age."""
 
     source_ids: tuple[str, ...]
     all_wallets: bool
@@ -52,6 +54,7 @@ class BackupOrder:
     format: ArchiveFormat
     tag: str = ""
     create_folder: bool = False
+    recipients: tuple[str, ...] = ()
     name: str = ""
     ignore: tuple[str, ...] = ()
     fail_on_error: bool = False
@@ -134,7 +137,7 @@ class BackupOrders:
                     BackupRow(
                         backup_id=backup_id, name=name, source_id=row.source_id, task_id=task_id, kind="ARCHIVE",
                         state=BackupState.IN_PROGRESS, format=order.format.name, folder=order.folder, ignore=ignore,
-                        create_time=now, update_time=now,
+                        sealed=bool(order.recipients), create_time=now, update_time=now,
                     ),
                 )  # fmt: skip
         request = {
@@ -143,6 +146,7 @@ class BackupOrders:
             "folder": base64.b64encode(order.folder).decode(),
             "format": order.format.value,
             "tag": order.tag,
+            "recipients": list(order.recipients),
             "fail_on_error": order.fail_on_error,
             "created": now,
         }
@@ -173,6 +177,8 @@ def _check_order(order: BackupOrder) -> None:
         if order.all_wallets or len(order.source_ids) > 1:
             raise invalid_field("name", "must be unset with more than one source: each backup gets its own")
     check_patterns(order.ignore, "ignore")
+    if order.recipients:
+        parse_recipients(order.recipients, RECIPIENTS_FIELD)
 
 
 def _choose(connection: sa.Connection, order: BackupOrder) -> list[SourceRow]:

@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from holdfast_server.catalog import backups, locks, tasks, workers
+from holdfast_server.catalog import backups, locks, task_secrets, tasks, workers
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey, recall, remember
 from holdfast_server.catalog.rows import LockMode, LockWish, TaskKind, TaskRow, TaskState
 from holdfast_server.clock import Clock
-from holdfast_server.errors import FailedPrecondition, NotFound, Reason
+from holdfast_server.errors import FailedPrecondition, NotFound, Reason, Unavailable
+from holdfast_server.tasks.credentials import SECRET_SECONDS, Credentials, seal
 from holdfast_server.tasks.queue import Dispatcher
 
 __all__ = ["Blocker", "NewTask", "TaskEngine", "conflicts", "task_not_found"]
@@ -34,7 +35,10 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
-    """What a create call asks for. `request` holds no secret; its `task_id`, if any, becomes the task's."""
+    """What a create call asks for. `request` holds no secret; its `task_id`, if any, becomes the task's.
+
+    `credentials` reach the worker that runs the task, sealed, and nothing else.
+    """
 
     kind: TaskKind
     principal: str
@@ -43,6 +47,7 @@ class NewTask:
     wishes: Sequence[LockWish]
     dry_run: bool = False
     message: str = ""
+    credentials: Credentials | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +59,23 @@ class Blocker:
 
 
 class TaskEngine:
-    """The rules of task life over the catalog. Thread-safe; one in every process that touches tasks."""
+    """The rules of task life over the catalog. Thread-safe; one in every process that touches tasks.
 
-    def __init__(self, database: Database, dispatcher: Dispatcher, clock: Clock) -> None:
+    A worker that gave no sign of life for `lease_seconds` counts as gone.
+    """
+
+    def __init__(self, database: Database, dispatcher: Dispatcher, clock: Clock, lease_seconds: float) -> None:
         self._database = database
         self._dispatcher = dispatcher
         self._clock = clock
+        self._lease = int(lease_seconds * 1_000_000)
 
     def create(self, make: Callable[[sa.Connection], NewTask], key: RequestKey | None) -> TaskRow:
         """Make a task, or give back the one that the same request made before.
 
         `make` checks the state of the world and says what to create, inside the transaction that creates it. Raises
-        what `make` raises, and AlreadyExists/REQUEST_ID_REUSED.
+        what `make` raises, AlreadyExists/REQUEST_ID_REUSED, and Unavailable/NO_WORKER when there are credentials and no
+        worker to seal them to.
         """
         with self._database.write() as connection:
             if key is not None and (known := recall(connection, key)) is not None:
@@ -85,8 +95,11 @@ class TaskEngine:
                 update_time=now,
                 queue="short" if new.dry_run else "data",
                 message=new.message,
+                has_credentials=new.credentials is not None,
             )
             tasks.insert_task(connection, row)
+            if new.credentials is not None:
+                self._seal(connection, row.task_id, new.credentials, now)
             locks.wish(connection, row.task_id, new.wishes)
             if key is not None:
                 remember(connection, key, {"task_id": row.task_id}, now)
@@ -162,18 +175,21 @@ class TaskEngine:
             return ended or self._require(connection, task_id)
 
     def tick(self) -> None:
-        """Take over what dead workers left and admit what can run. Cheap when there is nothing to do."""
+        """Take over what dead workers left, admit what can run, forget expired secrets. Cheap when nothing is due."""
         now = self._clock.now()
         with self._database.read() as connection:
             lost = workers.lost_tasks(connection, now)
             stale = workers.stale_dispatches(connection, now - _UNCLAIMED)
             waiting = any(row.dispatch_time is None for row in tasks.pending_tasks(connection))
+            expired = task_secrets.any_expired(connection, now)
         if stale:
             queued = self._dispatcher.waiting([(row.task_id, row.attempt) for row in stale])
             stale = [row for row in stale if (row.task_id, row.attempt) not in queued]
-        if not (lost or stale or waiting):
+        if not (lost or stale or waiting or expired):
             return
         with self._database.write() as connection:
+            if expired:
+                task_secrets.forget_expired(connection, now)
             for row in lost:
                 self._take_over(connection, row)
             for row in stale:
@@ -190,6 +206,17 @@ class TaskEngine:
             row = tasks.get_task(connection, task_id)
             if row is not None and row.attempt == attempt:
                 self._dispatch_again(connection, row)
+
+    def _seal(self, connection: sa.Connection, task_id: str, credentials: Credentials, now: int) -> None:
+        """Seal to every live worker, because any of them may run the task."""
+        keys = workers.live_keys(connection, now - self._lease)
+        if not keys:
+            raise Unavailable(
+                Reason.NO_WORKER, "no worker is running that could be given the credentials", retry_after=1.0
+            )
+        expires = now + SECRET_SECONDS * 1_000_000
+        sealed = {owner: seal(credentials, key, task_id, owner, expires) for owner, key in keys.items()}
+        task_secrets.keep_secret(connection, task_id, sealed, expires)
 
     def _take_over(self, connection: sa.Connection, row: TaskRow) -> None:
         now = self._clock.now()

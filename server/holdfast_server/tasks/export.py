@@ -11,18 +11,21 @@ import sqlalchemy as sa
 
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.pool import CompressorPool
+from holdfast_server.archive.sealing import parse_recipients
 from holdfast_server.catalog import tasks
 from holdfast_server.catalog.backups import lock_resource
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.catalog.rows import BackupRow, LockMode, LockWish, TaskKind, TaskRow
 from holdfast_server.clock import Clock
-from holdfast_server.core.export import BackupExport, ExportPlan, WrittenExport, least_size
+from holdfast_server.core.archive_file import ProvedArchive
+from holdfast_server.core.export import BackupExport, ExportPlan, least_size
 from holdfast_server.core.publish import archive_base_name
 from holdfast_server.core.statistics import Statistics
-from holdfast_server.core.verify import open_archive
+from holdfast_server.core.verify import key_required, open_archive, open_content
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
+from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.publishing import (
     Announced,
@@ -34,20 +37,23 @@ from holdfast_server.tasks.publishing import (
     take_back,
 )
 from holdfast_server.tasks.run import Outcome, TaskRun
-from holdfast_server.tasks.stored import as_archive, check_entry_paths, require_backup, require_finished
+from holdfast_server.tasks.stored import age_identity, as_archive, check_entry_paths, require_backup, require_finished
 
 __all__ = ["ExportHandler", "ExportOrder", "ExportOrders"]
+
+_RECIPIENTS_FIELD = "age_recipients"
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOrder:
-    """What ExportBackup asks for. Paths are bytes; those below the backup are relative."""
+    """What ExportBackup asks for. Paths are bytes, those below the backup relative; `recipients` are those of age."""
 
     backup_id: str
     folder: bytes
     format: ArchiveFormat
     create_folder: bool = False
     tag: str = ""
+    recipients: tuple[str, ...] = ()
     paths: tuple[bytes, ...] = ()
     dry_run: bool = False
 
@@ -60,30 +66,41 @@ class ExportOrders:
         self._policy = policy
         self._clock = clock
 
-    def create(self, order: ExportOrder, principal: str, key: RequestKey | None) -> TaskRow:
+    def create(
+        self, order: ExportOrder, principal: str, key: RequestKey | None, credentials: Credentials | None = None
+    ) -> TaskRow:
         """Check the backup and the folder now, create the folder if asked to, and queue the task.
 
         The backup's source may be suspended, offline or gone. Raises InvalidArgument, NotFound/BACKUP_NOT_FOUND,
-        Aborted/BACKUP_BUSY, FailedPrecondition (BACKUP_NOT_RESTORABLE, FOLDER_…), PermissionDenied/PATH_NOT_ALLOWED,
-        ResourceExhausted/DISK_FULL where that can be foreseen, AlreadyExists/REQUEST_ID_REUSED.
+        Aborted/BACKUP_BUSY, FailedPrecondition (BACKUP_NOT_RESTORABLE, FOLDER_…, KEY_REQUIRED for a sealed backup),
+        PermissionDenied/PATH_NOT_ALLOWED, ResourceExhausted/DISK_FULL where that can be foreseen,
+        Unavailable/NO_WORKER, AlreadyExists/REQUEST_ID_REUSED.
         """
         check_tag(order.tag, "tag")
         check_entry_paths(order.paths)
+        if order.recipients:
+            parse_recipients(order.recipients, _RECIPIENTS_FIELD)
+        has_identity = age_identity(credentials) is not None
         if key is not None and (known := self._engine.recall(key)) is not None:
             return known
-        backup = self._engine.inside(partial(_exportable, order.backup_id))
+        backup = self._engine.inside(partial(_exportable, order.backup_id, has_identity))
+        file = partial(self._file, order, principal, credentials)
         folder = self._policy.check_destination(
             order.folder, "folder", sources=(), create=order.create_folder, dry_run=order.dry_run
         )
         if folder is None:
-            return self._engine.create(partial(self._file, order, principal), key)
+            return self._engine.create(file, key)
         with folder:
             if not order.dry_run:
                 require_space(folder, least_size(as_archive(backup), order.format, order.paths))
-            return self._engine.create(partial(self._file, order, principal), key)
+            return self._engine.create(file, key)
 
-    def _file(self, order: ExportOrder, principal: str, connection: sa.Connection) -> NewTask:
-        row = _exportable(order.backup_id, connection)  # once more: the world may have moved
+    def _file(
+        self, order: ExportOrder, principal: str, credentials: Credentials | None, connection: sa.Connection
+    ) -> NewTask:
+        row = _exportable(
+            order.backup_id, age_identity(credentials) is not None, connection
+        )  # once more: the world may have moved
         return NewTask(
             kind=TaskKind.EXPORT_BACKUP,
             principal=principal,
@@ -92,6 +109,7 @@ class ExportOrders:
                 "folder": base64.b64encode(order.folder).decode(),
                 "format": order.format.value,
                 "tag": order.tag,
+                "recipients": list(order.recipients),
                 "paths": [base64.b64encode(path).decode() for path in order.paths],
                 "created": self._clock.now(),
             },
@@ -99,11 +117,15 @@ class ExportOrders:
             wishes=[LockWish(lock_resource(order.backup_id), LockMode.SHARED)],
             dry_run=order.dry_run,
             message="waiting",
+            credentials=credentials,
         )
 
 
-def _exportable(backup_id: str, connection: sa.Connection) -> BackupRow:
-    return require_finished(require_backup(connection, backup_id))
+def _exportable(backup_id: str, has_identity: bool, connection: sa.Connection) -> BackupRow:
+    row = require_finished(require_backup(connection, backup_id))
+    if row.sealed and not has_identity:
+        raise key_required(backup_id)
+    return row
 
 
 class ExportHandler:
@@ -126,7 +148,9 @@ class ExportHandler:
         if run.row.checkpoint.get("published"):
             return self._outcome(run, _announced(run))
         request = run.row.request
-        row = self._backup(run)
+        with self._database.read() as connection:
+            row = require_finished(require_backup(connection, request["backup_id"]))
+        recipients = request["recipients"]
         plan = ExportPlan(
             backup_id=row.backup_id,
             archive=as_archive(row),
@@ -134,10 +158,16 @@ class ExportHandler:
             paths=tuple(base64.b64decode(path) for path in request["paths"]),
             created_us=request["created"],
             software=self._software,
+            recipients=parse_recipients(recipients, _RECIPIENTS_FIELD) if recipients else None,
         )
+        run.progress.keep_names = not (plan.archive.sealed or recipients)
         run.log(f"exporting {escape(plan.archive.path)} as {plan.format.value}")
-        with open_archive(plan.archive) as file:
-            export = BackupExport(file, plan, run.control, run.progress)
+        identity = age_identity(run.credentials())
+        with (
+            open_archive(plan.archive) as file,
+            open_content(plan.archive, file, identity, run.control.check) as content,
+        ):
+            export = BackupExport(content, plan, run.control, run.progress)
             if run.row.dry_run:
                 found = export.planned
                 text = f"would export {found.files} files, {found.original_size} bytes"
@@ -184,10 +214,10 @@ class ExportHandler:
             # The backup's own time: an export holds the state of then.
             base = archive_base_name(export.display_name, request["tag"], row.create_time)
             announce = partial(self._announce, run, row.backup_id, folder.path, written)
-            archive.publish(base, plan.format, announce)
+            archive.publish(base, plan.format, announce, export.sidecar(written, self._clock.now()))
         return self._outcome(run, _announced(run))
 
-    def _announce(self, run: TaskRun, backup_id: str, folder: bytes, written: WrittenExport, name: bytes) -> None:
+    def _announce(self, run: TaskRun, backup_id: str, folder: bytes, written: ProvedArchive, name: bytes) -> None:
         path = folder.rstrip(b"/") + b"/" + name
         result = _result(backup_id, written.statistics)
         result["file"] = {"path": escape(path), "size": written.size, "sha256": written.sha256}
@@ -209,17 +239,13 @@ class ExportHandler:
             raise AssertionError("a published file was announced")
         result = run.row.checkpoint["result"]
         shown = escape(announced.path)
-        run.log(f"{shown}, {announced.size} bytes, sha256 {announced.sha256}, read back and verified")
+        run.log(f"{shown}, {announced.size} bytes, sha256 {announced.sha256}, read back")
         return Outcome(
             result,
             f"exported {result['files']} files, {result['original_size']} bytes to {shown}",
             warnings=run.row.checkpoint["warned"],
             undo=partial(take_back, run, announced),
         )
-
-    def _backup(self, run: TaskRun) -> BackupRow:
-        with self._database.read() as connection:
-            return _exportable(run.row.request["backup_id"], connection)
 
 
 def _announced(run: TaskRun) -> Announced | None:

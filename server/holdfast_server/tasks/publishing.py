@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from holdfast_server.archive.format import ArchiveFormat
+from holdfast_server.archive.sidecar import Sidecar
 from holdfast_server.core.publish import (
     create_partial,
     find_published,
     partial_name,
     publish_archive,
     remove_partials,
+    remove_sidecar,
 )
 from holdfast_server.errors import Reason, ResourceExhausted, invalid_field
 from holdfast_server.storage.folder import OpenFolder
@@ -59,10 +61,16 @@ class PartialArchive:
     name: bytes
     fd: int
 
-    def publish(self, base: str, archive_format: ArchiveFormat, announce: Callable[[bytes], None]) -> bytes:
-        """Give it a free name that begins with `base`; `core.publish.publish_archive` says what `announce` is."""
+    def publish(
+        self,
+        base: str,
+        archive_format: ArchiveFormat,
+        announce: Callable[[bytes], None],
+        sidecar: Sidecar | None = None,
+    ) -> bytes:
+        """Give it a free name that begins with `base`; `core.publish.publish_archive` says what the others are."""
         self.run.progress.begin("publishing")
-        return publish_archive(self.folder.fd, self.name, base, archive_format, announce)
+        return publish_archive(self.folder.fd, self.name, base, archive_format, announce, sidecar)
 
 
 def check_tag(tag: str, field: str) -> None:
@@ -131,10 +139,9 @@ def settle(
         for archive in announced:
             name = archive.path.rpartition(b"/")[2]
             if not find_published(fd, name, archive.size, archive.sha256, lambda: None):
-                continue
-            if cancelled:
-                os.unlink(name, dir_fd=fd)
-                run.cleanup.removed(1, archive.size)
+                run.cleanup.removed(*remove_sidecar(fd, name, archive.sha256))
+            elif cancelled:
+                _remove(run, fd, archive)
             else:
                 adopt(archive)
     finally:
@@ -144,5 +151,16 @@ def settle(
 
 def take_back(run: TaskRun, archive: Announced) -> None:
     """Remove an archive that was published a moment before the cancel."""
-    os.unlink(archive.path)
+    fd = os.open(os.path.dirname(archive.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _remove(run, fd, archive)
+    finally:
+        os.close(fd)
+
+
+def _remove(run: TaskRun, folder_fd: int, archive: Announced) -> None:
+    """The sidecar last: what is found without its archive is taken away later, an archive without it is not."""
+    name = archive.path.rpartition(b"/")[2]
+    os.unlink(name, dir_fd=folder_fd)
     run.cleanup.removed(1, archive.size)
+    run.cleanup.removed(*remove_sidecar(folder_fd, name, archive.sha256))

@@ -27,16 +27,24 @@ from holdfast_server.core.restore import (
     remove_staging,
     staging_name,
 )
-from holdfast_server.core.verify import open_archive
+from holdfast_server.core.verify import key_required, open_archive, open_content
 from holdfast_server.errors import FailedPrecondition, Fenced
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.local import free_bytes, fsync_directory
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
+from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.run import Outcome, TaskRun
 from holdfast_server.tasks.sources import source_suspended
-from holdfast_server.tasks.stored import as_archive, check_entry_paths, require_backup, require_finished, require_quiet
+from holdfast_server.tasks.stored import (
+    age_identity,
+    as_archive,
+    check_entry_paths,
+    require_backup,
+    require_finished,
+    require_quiet,
+)
 
 __all__ = ["RestoreHandler", "RestoreOrder", "RestoreOrders"]
 
@@ -61,25 +69,28 @@ class RestoreOrders:
         self._engine = engine
         self._policy = policy
 
-    def create(self, order: RestoreOrder, principal: str, key: RequestKey | None) -> TaskRow:
+    def create(
+        self, order: RestoreOrder, principal: str, key: RequestKey | None, credentials: Credentials | None = None
+    ) -> TaskRow:
         """Check the backup and the target now, make the target's parents if asked to, and queue the task.
 
         Raises NotFound/BACKUP_NOT_FOUND, Aborted/BACKUP_BUSY (also while another restore of it is under way),
-        FailedPrecondition (BACKUP_NOT_RESTORABLE, SOURCE_SUSPENDED, FOLDER_…), InvalidArgument,
-        PermissionDenied/PATH_NOT_ALLOWED.
+        FailedPrecondition (BACKUP_NOT_RESTORABLE, SOURCE_SUSPENDED, FOLDER_…, KEY_REQUIRED for a sealed one),
+        InvalidArgument, PermissionDenied/PATH_NOT_ALLOWED, Unavailable/NO_WORKER.
         """
         check_entry_paths(order.paths)
+        has_identity = age_identity(credentials) is not None
         if key is not None and (known := self._engine.recall(key)) is not None:
             return known
-        self._engine.inside(partial(_restorable, order.backup_id))
+        self._engine.inside(partial(_restorable, order.backup_id, has_identity))
         with self._policy.check_restore_target(
             order.folder, "new_folder.folder", create_parents=order.create_parents, dry_run=order.dry_run
         ):
-            return self._engine.create(partial(_file, order, principal), key)
+            return self._engine.create(partial(_file, order, principal, credentials), key)
 
 
-def _file(order: RestoreOrder, principal: str, connection: sa.Connection) -> NewTask:
-    row = _restorable(order.backup_id, connection)
+def _file(order: RestoreOrder, principal: str, credentials: Credentials | None, connection: sa.Connection) -> NewTask:
+    row = _restorable(order.backup_id, age_identity(credentials) is not None, connection)
     return NewTask(
         kind=TaskKind.RESTORE,
         principal=principal,
@@ -95,11 +106,14 @@ def _file(order: RestoreOrder, principal: str, connection: sa.Connection) -> New
         ],
         dry_run=order.dry_run,
         message="waiting",
+        credentials=credentials,
     )
 
 
-def _restorable(backup_id: str, connection: sa.Connection) -> BackupRow:
+def _restorable(backup_id: str, has_identity: bool, connection: sa.Connection) -> BackupRow:
     row = require_quiet(require_backup(connection, backup_id))
+    if row.sealed and not has_identity:
+        raise key_required(backup_id)
     source = get_source(connection, row.source_id)
     if source is not None and source.state == SourceState.SUSPENDED:
         raise source_suspended(row.source_id)
@@ -127,12 +141,17 @@ class RestoreHandler:
         if run.row.dry_run:
             return self._plan(row, folder)
         run.log(f"restoring {escape(row.storage_path)} to {escape(folder)}")
-        archive = as_archive(row)
+        archive, identity = as_archive(row), age_identity(run.credentials())
+        run.progress.keep_names = not archive.sealed
         staging = staging_name(run.task_id, run.attempt)
-        with open_archive(archive) as file, self._target(run, folder) as root:
+        with (
+            open_archive(archive) as file,
+            open_content(archive, file, identity, run.control.check) as content,
+            self._target(run, folder) as root,
+        ):
             try:
                 found = extract_to_staging(
-                    file,
+                    content,
                     archive,
                     root.fd,
                     staging, paths=paths, control=run.control, progress=run.progress,

@@ -21,8 +21,9 @@ from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.rows import TaskRow, TaskState
 from holdfast_server.clock import Clock
 from holdfast_server.core.control import Cleanup, Control, Problem, Progress
-from holdfast_server.errors import Cancelled, Fenced, HoldfastError
+from holdfast_server.errors import Cancelled, FailedPrecondition, Fenced, HoldfastError, Reason
 from holdfast_server.storage.names import escape
+from holdfast_server.tasks.credentials import SECRET_SECONDS, Credentials
 
 __all__ = ["Outcome", "TaskHandler", "TaskRun", "error_record"]
 
@@ -93,7 +94,7 @@ class _Speed:
 class TaskRun:
     """The handle that a task's work holds. Methods for the work are called on its thread, `flush` on the keeper's."""
 
-    def __init__(self, row: TaskRow, database: Database, clock: Clock) -> None:
+    def __init__(self, row: TaskRow, database: Database, clock: Clock, credentials: Credentials | None = None) -> None:
         self.row = row
         self.control = Control()
         self.progress = Progress()
@@ -102,6 +103,7 @@ class TaskRun:
         self.problems_seen = 0
         self._database = database
         self._clock = clock
+        self._credentials = credentials
         self._started = clock.monotonic()
         self._buffer = threading.Lock()
         self._lines: list[tuple[int, str, str]] = []
@@ -121,6 +123,25 @@ class TaskRun:
     @property
     def attempt(self) -> int:
         return self.row.attempt
+
+    def credentials(self) -> Credentials | None:
+        """What the call gave to open sealed content; None when it gave nothing.
+
+        Raises FailedPrecondition/KEY_REQUIRED when it gave something that this process cannot open: it was sealed to
+        a worker that has ended, or has expired.
+        """
+        if self._credentials is None and self.row.has_credentials:
+            raise FailedPrecondition(
+                Reason.KEY_REQUIRED,
+                "the key that came with the call was given to a worker process that has ended, or waited longer than "
+                f"{SECRET_SECONDS // 60} minutes for the task to start; it is kept nowhere else: call again",
+                metadata={"task_id": self.task_id},
+            )
+        return self._credentials
+
+    def drop_credentials(self) -> None:
+        """Let go of the secret, because the attempt is over."""
+        self._credentials = None
 
     def log(self, text: str, level: str = "INFO") -> None:
         """Append a line to the task's log."""

@@ -7,12 +7,21 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from holdfast_server.archive.format import ArchiveFormat
+from holdfast_server.archive.sealing import Identity, parse_identity
 from holdfast_server.catalog import backups
 from holdfast_server.catalog.rows import BackupRow, BackupState
 from holdfast_server.core.verify import StoredArchive
 from holdfast_server.errors import Aborted, FailedPrecondition, NotFound, Reason, invalid_field
+from holdfast_server.tasks.credentials import Credentials
 
-__all__ = ["as_archive", "check_entry_paths", "require_backup", "require_finished", "require_quiet"]
+__all__ = [
+    "age_identity",
+    "as_archive",
+    "check_entry_paths",
+    "require_backup",
+    "require_finished",
+    "require_quiet",
+]
 
 _MAX_PATHS = 1000
 
@@ -45,6 +54,13 @@ def require_finished(row: BackupRow) -> BackupRow:
     return row
 
 
+def age_identity(credentials: Credentials | None) -> Identity | None:
+    """What opens a sealed archive; None without one. Raises InvalidArgument/INVALID_FIELD, showing nothing of it."""
+    if credentials is None or credentials.age_identity is None:
+        return None
+    return parse_identity(credentials.age_identity)
+
+
 def as_archive(row: BackupRow) -> StoredArchive:
     """A COMPLETED backup's file."""
     if row.file_name is None or row.size is None or row.sha256 is None:
@@ -57,6 +73,8 @@ def as_archive(row: BackupRow) -> StoredArchive:
         sha256=row.sha256,
         original_size=int(row.statistics["original_size"]),
         files=int(row.statistics["files"]),
+        backup_id=row.backup_id,
+        sealed=row.sealed,
     )
 
 

@@ -13,14 +13,18 @@ from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.catalog.rows import LockMode, LockWish, TaskKind, TaskRow
 from holdfast_server.clock import Clock
-from holdfast_server.core.verify import VerifyLevel, verify_stored
-from holdfast_server.errors import DataLoss, FailedPrecondition
+from holdfast_server.core.control import Problem
+from holdfast_server.core.verify import Proof, StoredArchive, VerifyLevel, verify_stored
+from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
 from holdfast_server.storage.names import escape
+from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.run import Outcome, TaskRun
-from holdfast_server.tasks.stored import as_archive, require_backup, require_finished
+from holdfast_server.tasks.stored import age_identity, as_archive, require_backup, require_finished
 
 __all__ = ["VerifyHandler", "VerifyOrders"]
+
+SIDECAR_DAMAGED = "SIDECAR_DAMAGED"
 
 
 class VerifyOrders:
@@ -29,12 +33,23 @@ class VerifyOrders:
     def __init__(self, engine: TaskEngine) -> None:
         self._engine = engine
 
-    def create(self, backup_id: str, level: VerifyLevel, principal: str, key: RequestKey | None) -> TaskRow:
-        """Raises NotFound/BACKUP_NOT_FOUND, Aborted/BACKUP_BUSY, FailedPrecondition/BACKUP_NOT_RESTORABLE."""
-        return self._engine.create(partial(_file, backup_id, level, principal), key)
+    def create(
+        self,
+        backup_id: str,
+        level: VerifyLevel,
+        principal: str,
+        key: RequestKey | None,
+        credentials: Credentials | None = None,
+    ) -> TaskRow:
+        """Raises NotFound/BACKUP_NOT_FOUND, Aborted/BACKUP_BUSY, FailedPrecondition/BACKUP_NOT_RESTORABLE,
+        InvalidArgument for an identity that is none, Unavailable/NO_WORKER."""
+        age_identity(credentials)
+        return self._engine.create(partial(_file, backup_id, level, principal, credentials), key)
 
 
-def _file(backup_id: str, level: VerifyLevel, principal: str, connection: sa.Connection) -> NewTask:
+def _file(
+    backup_id: str, level: VerifyLevel, principal: str, credentials: Credentials | None, connection: sa.Connection
+) -> NewTask:
     row = require_finished(require_backup(connection, backup_id))
     return NewTask(
         kind=TaskKind.VERIFY,
@@ -43,6 +58,7 @@ def _file(backup_id: str, level: VerifyLevel, principal: str, connection: sa.Con
         source_ids=[row.source_id],
         wishes=[LockWish(backups.lock_resource(backup_id), LockMode.SHARED)],
         message="waiting",
+        credentials=credentials,
     )
 
 
@@ -55,39 +71,58 @@ class VerifyHandler:
 
     def run(self, run: TaskRun) -> Outcome:
         backup_id, level = run.row.request["backup_id"], VerifyLevel(run.row.request["level"])
+        # An archive in clear needs no key, but a key that was given and is lost is said here and not guessed about.
+        identity = age_identity(run.credentials())
         with self._database.read() as connection:
             row = require_finished(require_backup(connection, backup_id))
         archive = as_archive(row)
+        run.progress.keep_names = not archive.sealed
+        if archive.sealed and identity is None:
+            run.log("no credentials were given: the sealed archive is checked by its hash alone")
+            level = VerifyLevel.CHECKSUM
         size, files = int(row.statistics["original_size"]), int(row.statistics["files"])
         if level is not VerifyLevel.CHECKSUM:
             run.progress.set_totals(size, files, work=1.0)
         run.log(f"verifying {escape(archive.path)} at level {level}")
         try:
-            proof = verify_stored(archive, level, run.control, run.progress)
+            proof = verify_stored(archive, level, run.control, run.progress, identity)
         except (DataLoss, FailedPrecondition) as error:
+            if error.reason is Reason.KEY_WRONG:
+                raise  # which says nothing about the archive
             damaged = [escape(path) for path in error.damaged] if isinstance(error, DamagedArchive) else []
             for path in damaged:
                 run.log(f"damaged: {path}", "ERROR")
             self._keep_failure(run, backup_id, level, error.message)
             raise
+        if proof.warning:
+            run.problem(Problem(b"", SIDECAR_DAMAGED, proof.warning), source_id=row.source_id, backup_id=backup_id)
+        return self._outcome(run, archive, proof)
+
+    def _outcome(self, run: TaskRun, archive: StoredArchive, proof: Proof) -> Outcome:
+        backup_id = archive.backup_id
+        checked = proof.bytes or (archive.size if proof.level is VerifyLevel.CHECKSUM else 0)
+        said = ["sealed: checked by its hash alone, for want of an identity"] if proof.sealed_hash_only else []
         values = {
-            "time": self._clock.now(), "level": level.value, "ok": True, "files_checked": proof.files,
-            "bytes_checked": proof.bytes or (archive.size if level is VerifyLevel.CHECKSUM else 0),
-            "message": "", "task_id": run.task_id,
+            "time": self._clock.now(), "level": proof.level.value, "ok": True, "files_checked": proof.files,
+            "bytes_checked": checked, "message": "; ".join(said + [proof.warning] * bool(proof.warning)),
+            "task_id": run.task_id,
         }  # fmt: skip
         result: dict[str, Any] = {
             "backup_id": backup_id,
-            "level": level.value,
+            "level": proof.level.value,
             "files_checked": proof.files,
-            "bytes_checked": values["bytes_checked"],
+            "bytes_checked": checked,
             "sha256": proof.sha256,
             "damaged_files": [],
             "damaged_count": 0,
             "percent": 100.0,
+            "sealed_hash_only": proof.sealed_hash_only,
         }
+        text = f"verified at level {proof.level}: {proof.files} files, {checked} bytes"
         return Outcome(
             result,
-            f"verified at level {level}: {proof.files} files, {values['bytes_checked']} bytes",
+            "; ".join([text, *said]),
+            warnings=bool(proof.warning),
             commit=lambda connection: backups.add_verification(connection, backup_id, **values),
         )
 

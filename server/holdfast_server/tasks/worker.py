@@ -15,7 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast_server.catalog import tasks, workers
+import sqlalchemy as sa
+
+from holdfast_server.catalog import task_secrets, tasks, workers
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.rows import TaskKind, TaskRow, TaskState
 from holdfast_server.clock import Clock
@@ -30,6 +32,7 @@ from holdfast_server.errors import (
     Unavailable,
 )
 from holdfast_server.storage.local import translate_os_error
+from holdfast_server.tasks.credentials import Credentials, WorkerKey
 from holdfast_server.tasks.engine import TaskEngine
 from holdfast_server.tasks.housekeeping import Housekeeper
 from holdfast_server.tasks.run import TaskHandler, TaskRun
@@ -69,6 +72,7 @@ class Worker:
         lease_seconds: float,
     ) -> None:
         self._owner = owner
+        self._key = WorkerKey(owner)
         self._database = database
         self._engine = engine
         self._handlers = handlers
@@ -90,9 +94,11 @@ class Worker:
         with self._database.write() as connection:
             if dead_before is not None:
                 workers.expire_leases_before(connection, dead_before)
+                workers.forget_workers_before(connection, dead_before)
             if dead_owners:
                 workers.expire_leases(connection, dead_owners)
-            workers.register_worker(connection, self._owner, socket.gethostname(), os.getpid(), self._clock.now())
+                workers.forget_workers_of(connection, dead_owners)
+            self._register(connection)
         self._engine.tick()
         self._keeper.start()
 
@@ -128,9 +134,14 @@ class Worker:
             _log.exception("ending attempt %d of task %s failed", attempt, task_id)
             return "lost"
         finally:
+            run.drop_credentials()
             with self._runs_lock:
                 self._runs.pop((task_id, attempt), None)
             self._admit()
+
+    def _register(self, connection: sa.Connection) -> None:
+        host, pid, now = socket.gethostname(), os.getpid(), self._clock.now()
+        workers.register_worker(connection, self._owner, host, pid, now, self._key.public)
 
     def _claim(self, task_id: str, attempt: int) -> TaskRun | None:
         if self._draining.is_set():
@@ -150,7 +161,13 @@ class Worker:
                     connection, task_id, TaskState.RUNNING, now, fence=attempt,
                     start_time=row.start_time or now, message="running", **lease,
                 )  # fmt: skip
-        return TaskRun(claimed, self._database, self._clock) if claimed else None
+            credentials = self._open_credentials(connection, claimed, now) if claimed else None
+        return TaskRun(claimed, self._database, self._clock, credentials) if claimed else None
+
+    def _open_credentials(self, connection: sa.Connection, row: TaskRow, now: int) -> Credentials | None:
+        # At the claim, so that a secret need not outlast its expiry because the work is long.
+        found = task_secrets.sealed_secret(connection, row.task_id, self._owner, now) if row.has_credentials else None
+        return None if found is None else self._key.open(found[0], row.task_id, found[1])
 
     def _run(self, run: TaskRun, handler: TaskHandler) -> str:
         run.log(f"attempt {run.attempt} starts")
@@ -269,7 +286,8 @@ class Worker:
     def _renew(self, runs: Sequence[TaskRun]) -> None:
         now = self._clock.now()
         with self._database.write(durable=False) as connection:
-            workers.heartbeat(connection, self._owner, now)
+            if not workers.heartbeat(connection, self._owner, now):
+                self._register(connection)
             if runs:
                 running = [run.task_id for run in runs]
                 workers.renew_leases(connection, self._owner, running, now + self._lease_length)

@@ -19,7 +19,7 @@ from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.archive.writer import MemberNotRepresentable
-from holdfast_server.errors import Cancelled
+from holdfast_server.errors import Cancelled, FailedPrecondition
 from tests.unit.archive.archives import (
     CREATED_NS,
     MTIME_NS,
@@ -109,7 +109,10 @@ def test_attributes(archive: Archive) -> None:
     assert text.extra == struct.pack("<HHBlHHBBLBL", 0x5455, 5, 1, seconds, 0x7875, 11, 1, 4, 1000, 4, 100)
     assert text.date_time == (*time.gmtime(seconds)[:5], seconds % 60 // 2 * 2)
     assert infos["grüß".encode()].flag_bits == zip_writer.FLAG_UTF8
-    assert {i.flag_bits for n, i in infos.items() if n.isascii() or n.startswith(b"raw")} == {0}
+    streamed = {n for n, i in infos.items() if i.flag_bits & zip_writer.FLAG_DESCRIPTOR}
+    assert streamed == {n for n, i in infos.items() if i.file_size > blocks.BLOCK}
+    rest = {i.flag_bits for n, i in infos.items() if n not in streamed and (n.isascii() or n.startswith(b"raw"))}
+    assert rest == {0}
     assert infos[b"small noise"].compress_type == zipfile.ZIP_STORED
     manifest = infos[b"holdfast-manifest.json"]
     assert manifest.external_attr >> 16 == stat.S_IFREG | 0o600
@@ -128,11 +131,16 @@ def test_local_headers_agree_with_the_directory_and_leave_no_gap(archive: Archiv
         assert info.header_offset == at
         assert fields[:3] == (0x04034B50, info.extract_version, info.flag_bits)
         assert fields[3] == info.compress_type
-        assert fields[6:9] == (info.CRC, info.compress_size, info.file_size)
+        sums = (info.CRC, info.compress_size, info.file_size)
+        streamed = info.flag_bits & zip_writer.FLAG_DESCRIPTOR
+        assert fields[6:9] == ((0, 0, 0) if streamed else sums)
         name_end = at + 30 + fields[9]
         assert data[at + 30 : name_end] == raw_name(info)
         assert data[name_end : name_end + fields[10]] == info.extra
         at = name_end + fields[10] + info.compress_size
+        if streamed:
+            assert struct.unpack_from("<4L", data, at) == (0x08074B50, *sums)
+            at += 16
     assert at == start
 
 
@@ -161,10 +169,17 @@ def test_what_zip_cannot_hold_is_refused_before_anything_happens(archive: Archiv
         archive.writer.add(Member(b"h", MemberKind.HARDLINK, link_target=b"before"))
     with pytest.raises(ValueError, match="disagree"):
         archive.writer.add(file(b"f", b"12")[0], b"1")
-    archive.add([file(b"y" * 65_534, b"2")])
+    longest = b"/".join([b"y" * 254] * 257)[:65_534]
+    archive.add([file(longest, b"2")])
     archive.finish()
-    assert contents(archive.path)[b"y" * 65_534] == b"2"
-    assert [e.member.path[:6] for e in archive.entries()] == [b"before", b"yyyyyy"]
+    assert contents(archive.path)[longest] == b"2"
+    assert [e.member.path for e in archive.entries()] == [b"before", longest]
+
+
+def test_what_the_reader_would_refuse_is_never_written(archive: Archive) -> None:
+    archive.add([file(b"y" * 256, b"2")])
+    with pytest.raises(FailedPrecondition, match="longer than 255"):
+        archive.finish()
 
 
 @pytest.mark.parametrize("given", [0, 5, blocks.BLOCK, 2 * blocks.BLOCK + 7])
@@ -311,7 +326,9 @@ def test_a_large_file_and_what_follows_it_use_zip64(archive: Archive, monkeypatc
         assert (z.read("big"), z.read("after")) == (NOISE, b"x")
     local = archive.path.read_bytes()[:70]
     assert struct.unpack_from("<LLHH", local, 18)[:2] == (0xFFFFFFFF, 0xFFFFFFFF)
-    assert local[33:53] == struct.pack("<HHQQ", 1, 16, size, big.compress_size)
+    assert local[33:53] == struct.pack("<HHQQ", 1, 16, 0, 0)
+    descriptor = archive.path.read_bytes()[after.header_offset - 24 : after.header_offset]
+    assert descriptor == struct.pack("<2L2Q", 0x08074B50, big.CRC, big.compress_size, size)
     subprocess.run(["unzip", "-tqq", archive.path], check=True)
 
 
@@ -369,3 +386,12 @@ def test_extraction_by_info_zip(archive: Archive, tmp_path: Path) -> None:
         ["sha256sum", "-c", "--quiet", "holdfast-sha256sums.txt"], cwd=out, check=False, capture_output=True
     )
     assert check.returncode == 0, check.stderr
+
+
+def test_what_is_nested_too_deep_for_the_reader_is_refused_before_anything_happens(archive: Archive) -> None:
+    with pytest.raises(MemberNotRepresentable, match="nested deeper than 10,000"):
+        archive.writer.add(*file(b"y/" * 10_000 + b"y", b""))
+    deepest = b"y/" * 9_999 + b"y"
+    archive.add([file(deepest, b"2")])
+    archive.finish()
+    assert contents(archive.path)[deepest] == b"2"

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import holdfast_server.catalog.database as database_module
-from holdfast_server.catalog import schema
+from holdfast_server.catalog import backups, schema, tasks, workers
 from holdfast_server.catalog.database import HEAD, Database
+from holdfast_server.catalog.rows import BackupRow, TaskRow
 from holdfast_server.errors import Reason, Unavailable
 
 
@@ -45,6 +48,41 @@ def test_a_prepared_catalog_is_not_migrated_again(tmp_path: Path) -> None:
         database.prepare(tmp_path / "lock", calls.append)
         database.close()
     assert len(calls) == 1
+
+
+def migrate_to(database: Database, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(database_module.__file__).parent / "migrations"))
+    with database.engine.connect().execution_options(holdfast_write=True) as connection, connection.begin():
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def test_a_catalog_of_the_first_version_keeps_what_it_knows(tmp_path: Path) -> None:
+    database = fresh(tmp_path)
+    migrate_to(database, "0001")
+    task = TaskRow("t", "VERIFY", "MANUAL", "admin", {"backup_id": "b"}, False, ["s"], 1, 5, 6).values()
+    del task["has_credentials"]
+    backup = BackupRow("b", "B", "s", "t", "ARCHIVE", "COMPLETED", "ZIP", b"/b", [], 5, 6).values()
+    del backup["sealed"]
+    with database.write() as connection:
+        # As the first version wrote them: without the columns that came later.
+        connection.execute(schema.tasks.insert().values(**task))
+        connection.execute(schema.backups.insert().values(**backup))
+        connection.execute(schema.workers.insert().values(owner="w", host="here", pid=1, start_time=5, heartbeat=6))
+    database.prepare(tmp_path / "lock", lambda _: None)
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, schema.metadata) == []
+        kept = tasks.get_task(connection, "t")
+        assert kept is not None
+        assert kept.values() == {**task, "has_credentials": False}
+        kept_backup = backups.get_backup(connection, "b")
+        assert kept_backup is not None
+        assert kept_backup.values() == {**backup, "sealed": False}
+        assert workers.live_keys(connection, 0) == {}, "a worker of the first version has no key"
+        assert connection.execute(sa.select(schema.workers)).mappings().one()["heartbeat"] == 6
+    database.close()
 
 
 def test_many_processes_prepare_once(tmp_path: Path) -> None:

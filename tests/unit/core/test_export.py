@@ -21,11 +21,12 @@ from holdfast_server.archive import base_writer
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.manifest import ManifestEntry
 from holdfast_server.archive.pool import CompressorPool
-from holdfast_server.core import backup as backup_module
+from holdfast_server.core import archive_file
 from holdfast_server.core import export as export_module
+from holdfast_server.core.archive_file import ProvedArchive
 from holdfast_server.core.backup import ArchivePlan, write_archive
 from holdfast_server.core.control import Control, Problem, Progress
-from holdfast_server.core.export import BackupExport, ExportPlan, WrittenExport, least_size
+from holdfast_server.core.export import BackupExport, ExportPlan, least_size
 from holdfast_server.core.read_back import hash_file
 from holdfast_server.core.statistics import Statistics
 from holdfast_server.core.verify import StoredArchive, open_archive
@@ -65,7 +66,7 @@ class Exports:
 
     def export(
         self, archive: StoredArchive, kind: ArchiveFormat, *paths: bytes, control: Control | None = None
-    ) -> tuple[Path, WrittenExport, list[Problem]]:
+    ) -> tuple[Path, ProvedArchive, list[Problem]]:
         target = self.base / f"export{kind.suffix}"
         plan = ExportPlan("id", archive, kind, paths, CREATED + 1_000_000, "new version")
         problems: list[Problem] = []
@@ -241,7 +242,7 @@ def lie(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     line, sums = ManifestEntry.to_line, base_writer.sums_line
     monkeypatch.setattr(ManifestEntry, "to_line", to_line)
     monkeypatch.setattr(base_writer, "sums_line", sums_line)
-    monkeypatch.setattr(backup_module, "read_back", lambda fd, *_: hash_file(fd, lambda: None))
+    monkeypatch.setattr(archive_file, "read_back", lambda fd, *_: hash_file(fd, lambda: None))
 
 
 @pytest.mark.parametrize("kind", [ZIP, TAR_GZ, TAR_ZST])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import threading
@@ -13,15 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_server.archive.format import ArchiveFormat
+from holdfast_server.archive.sidecar import Sidecar
 from holdfast_server.core.publish import (
     archive_base_name,
     create_partial,
     find_published,
     partial_name,
     publish_archive,
+    read_sidecar,
     remove_partials,
+    remove_sidecar,
 )
 from holdfast_server.errors import Cancelled
+from tests.unit.archive.test_sidecar import SIDECAR
 
 TASK = "01234567-89ab-4def-8123-456789abcdef"
 OTHER = "11234567-89ab-4def-8123-456789abcdef"
@@ -49,7 +54,7 @@ def test_the_name_of_an_archive() -> None:
 @given(st.text(min_size=1, max_size=300), st.text(max_size=64))
 def test_any_name_and_tag_give_a_plain_file_name(display_name: str, tag: str) -> None:
     base = archive_base_name(display_name, tag, STAMP)
-    name = f"{base}-999{ArchiveFormat.TAR_GZ.suffix}"
+    name = f"{base}-999{ArchiveFormat.TAR_GZ.suffix}.age.holdfast.json"
     assert all(c.isascii() and (c.isalnum() or c in "._-") for c in name)
     assert not name.startswith((".", "-"))
     assert len(name) <= 255
@@ -156,3 +161,61 @@ def test_what_counts_as_published(folder: int, tmp_path: Path) -> None:
     assert not find_published(folder, b"fifo", len(data), digest, lambda: None)
     (tmp_path / "folder").mkdir()
     assert not find_published(folder, b"folder", len(data), digest, lambda: None)
+
+
+def sidecar(sha256: str = "ab" * 32) -> Sidecar:
+    return dataclasses.replace(SIDECAR, sha256=sha256)
+
+
+def test_a_sealed_archive_has_its_sidecar_beside_it(folder: int, tmp_path: Path) -> None:
+    write(folder, partial_name(TASK, 1), b"sealed")
+    name = publish_archive(folder, partial_name(TASK, 1), "base", ArchiveFormat.TAR_GZ, lambda _: None, sidecar())
+    assert sorted(os.listdir(tmp_path)) == ["base.tar.gz.age", "base.tar.gz.age.holdfast.json"]
+    assert (tmp_path / "base.tar.gz.age.holdfast.json").stat().st_mode & 0o777 == 0o600
+    assert read_sidecar(folder, name) == sidecar()
+
+
+@pytest.mark.parametrize("taken", ["base.zip.age", "base.zip.age.holdfast.json"])
+@pytest.mark.parametrize("late", [False, True])
+def test_neither_an_archive_nor_a_sidecar_is_replaced(folder: int, tmp_path: Path, taken: str, late: bool) -> None:
+    write(folder, partial_name(TASK, 1), b"sealed")
+    announced: list[bytes] = []
+
+    def announce(name: bytes) -> None:
+        if not announced:
+            (tmp_path / taken).write_text("mine")
+        announced.append(name)
+
+    if not late:
+        announce(b"before")
+    name = publish_archive(folder, partial_name(TASK, 1), "base", ArchiveFormat.ZIP, announce, sidecar())
+    assert name == b"base-2.zip.age"
+    assert sorted(os.listdir(tmp_path)) == sorted([taken, "base-2.zip.age", "base-2.zip.age.holdfast.json"])
+    assert (tmp_path / taken).read_text() == "mine"
+    assert (tmp_path / "base-2.zip.age").read_bytes() == b"sealed"
+
+
+def test_a_sidecar_goes_when_its_archive_cannot_be_published(folder: int, tmp_path: Path) -> None:
+    """The partial is gone, because a later attempt removed it."""
+    with pytest.raises(FileNotFoundError):
+        publish_archive(folder, partial_name(TASK, 1), "base", ArchiveFormat.ZIP, lambda _: None, sidecar())
+    assert os.listdir(tmp_path) == []
+
+
+def test_only_the_sidecar_of_that_very_file_is_removed(folder: int, tmp_path: Path) -> None:
+    beside = tmp_path / "a.zip.age.holdfast.json"
+    assert remove_sidecar(folder, b"a.zip.age", "ab" * 32) == (0, 0)
+    for other in (b"no sidecar", sidecar("cd" * 32).encode()):
+        beside.write_bytes(other)
+        assert remove_sidecar(folder, b"a.zip.age", "ab" * 32) == (0, 0)
+        assert beside.read_bytes() == other
+    beside.write_bytes(sidecar().encode())
+    assert remove_sidecar(folder, b"a.zip.age", "ab" * 32) == (1, len(sidecar().encode()))
+    assert not beside.exists()
+
+
+def test_a_sidecars_partial_is_removed_with_the_others(folder: int, tmp_path: Path) -> None:
+    write(folder, f".{TASK}.1.2.sidecar.partial".encode(), b"123")
+    write(folder, f".{TASK}.2.sidecar.partial".encode(), b"123")
+    assert remove_partials(folder, TASK, [1]) == (1, 3)
+    assert os.listdir(tmp_path) == [f".{TASK}.2.sidecar.partial"]

@@ -32,15 +32,15 @@ def happening(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Callable[[], No
     """Lets things happen between a reading and the look at what became of the file: one a reading."""
 
     def install(things: list[Callable[[], None]]) -> None:
-        original = FileReader.read_whole
+        original = reading._read_whole
 
-        def read_whole(self: FileReader) -> bytes:
-            data = original(self)
+        def read_whole(fd: int, size: int) -> bytes:
+            data = original(fd, size)
             if things:
                 things.pop(0)()
             return data
 
-        monkeypatch.setattr(FileReader, "read_whole", read_whole)
+        monkeypatch.setattr(reading, "_read_whole", read_whole)
 
     return install
 

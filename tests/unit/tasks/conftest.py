@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from holdfast_server.catalog import tasks, workers
+from holdfast_server.catalog import tasks
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.catalog.rows import LockMode, LockWish, TaskKind, TaskRow
@@ -91,7 +91,7 @@ class World:
         self.database = database
         self.clock = StepClock()
         self.dispatcher = MemoryDispatcher()
-        self.engine = TaskEngine(database, self.dispatcher, self.clock)
+        self.engine = TaskEngine(database, self.dispatcher, self.clock, LEASE)
         self.handler = ScriptedHandler()
         self.housekeeper = Housekeeper(database, self.dispatcher, self.clock, history_days=90, request_id_days=7)
         self.worker = self.new_worker("00000000-0000-0000-0000-000000000001")
@@ -100,7 +100,7 @@ class World:
         handlers = dict.fromkeys(TaskKind, self.handler)
         worker = Worker(owner, self.database, self.engine, handlers, self.housekeeper, self.clock, LEASE)
         with self.database.write() as connection:
-            workers.register_worker(connection, owner, "here", 1, self.clock.now())
+            worker._register(connection)
         return worker
 
     def create(

@@ -247,13 +247,13 @@ def test_a_foreign_file_under_the_announced_name_is_not_adopted(
     task = fixture.order(fixture.source("s"))
     original: Any = publishing.publish_archive
 
-    def publish(folder_fd: int, temporary: bytes, base: str, kind: Any, announce: Any) -> bytes:
+    def publish(folder_fd: int, temporary: bytes, base: str, kind: Any, announce: Any, sidecar: Any) -> bytes:
         def announce_and_die(name: bytes) -> None:
             announce(name)
             (fixture.folder / os.fsdecode(name)).write_text("somebody else's")
             raise Death
 
-        return original(folder_fd, temporary, base, kind, announce_and_die)
+        return original(folder_fd, temporary, base, kind, announce_and_die, sidecar)
 
     with monkeypatch.context() as patch:
         patch.setattr(publishing, "publish_archive", publish)

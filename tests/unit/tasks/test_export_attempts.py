@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyrage
 import pytest
 
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.catalog.rows import TaskKind, TaskRow, TaskState
+from holdfast_server.core.publish import read_sidecar
+from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks import publishing
 from holdfast_server.tasks.export import ExportHandler, ExportOrder, ExportOrders
@@ -23,8 +26,9 @@ Happening = Callable[[], None]
 
 
 class Exports(Fixture):
-    def __init__(self, world: World, base: Path, pool: CompressorPool) -> None:
+    def __init__(self, world: World, base: Path, pool: CompressorPool, recipients: tuple[str, ...]) -> None:
         super().__init__(world, base, pool)
+        self.recipients = recipients
         task = self.order(self.source("source"))
         assert self.execute(task.task_id) == "completed"
         result = world.row(task.task_id).result
@@ -37,7 +41,7 @@ class Exports(Fixture):
         self.out.mkdir()
 
     def ask(self) -> TaskRow:
-        order = ExportOrder(self.backup_id, os.fsencode(self.out), ArchiveFormat.TAR_GZ)
+        order = ExportOrder(self.backup_id, os.fsencode(self.out), ArchiveFormat.TAR_GZ, recipients=self.recipients)
         row = self.exports.create(order, "admin", None)
         assert row.kind == TaskKind.EXPORT_BACKUP
         return row
@@ -48,22 +52,31 @@ class Exports(Fixture):
         assert (row.state, row.attempt) == (TaskState.COMPLETED, attempt)
         assert row.result is not None
         file = row.result["file"]
-        (name,) = os.listdir(self.out)
+        name, *sidecar = sorted(os.listdir(self.out))
+        if self.recipients:
+            with OpenFolder(os.open(self.out, os.O_RDONLY), os.fsencode(self.out)) as folder:
+                found = read_sidecar(folder.fd, name.encode())
+            assert found.exported_from is not None
+            assert (found.backup_id, found.size, found.sha256) == (self.backup_id, file["size"], file["sha256"])
+            sidecar.remove(f"{name}.holdfast.json")
+        assert sidecar == []
         assert file["path"] == str(self.out / name)
         assert file["sha256"] == sha256_of(self.out / name)
         assert file["size"] == (self.out / name).stat().st_size
 
-    def assert_nothing(self, task_id: str, removed: int) -> None:
+    def assert_nothing(self, task_id: str, published: bool) -> None:
+        removed = 2 if published and self.recipients else 1
         assert os.listdir(self.out) == []
         cleanup = self.world.row(task_id).cleanup
         assert cleanup is not None
         assert (cleanup["files_removed"], cleanup["left_behind"]) == (removed, [])
 
 
-@pytest.fixture
-def exports(world: World, tmp_path: Path) -> Iterator[Exports]:
+@pytest.fixture(params=[False, True], ids=["plain", "sealed"])
+def exports(world: World, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Exports]:
     pool = CompressorPool(1, 32 << 20)
-    yield Exports(world, tmp_path, pool)
+    recipients = (str(pyrage.x25519.Identity.generate().to_public()),) if request.param else ()
+    yield Exports(world, tmp_path, pool, recipients)
     pool.close()
 
 
@@ -80,13 +93,13 @@ def at_publishing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Happening],
             if now == moment and waiting:
                 waiting.pop()()
 
-        def publish(folder_fd: int, temporary: bytes, base: str, kind: Any, announce: Any) -> bytes:
+        def publish(folder_fd: int, temporary: bytes, base: str, kind: Any, announce: Any, sidecar: Any) -> bytes:
             def announced(name: bytes) -> None:
                 happen("before")
                 announce(name)
                 happen("announced")
 
-            name: bytes = original(folder_fd, temporary, base, kind, announced)
+            name: bytes = original(folder_fd, temporary, base, kind, announced, sidecar)
             happen("after")
             return name
 
@@ -129,8 +142,7 @@ def test_a_published_file_that_went_before_the_takeover_is_made_again(exports: E
     at_publishing("after", die)
     exports.die(task.task_id)
     at_publishing("before", die)
-    (name,) = os.listdir(exports.out)
-    os.unlink(exports.out / name)
+    os.unlink(exports.out / min(os.listdir(exports.out)))
     exports.die(task.task_id)
     assert exports.execute(task.task_id) == "completed"
     exports.assert_whole(task.task_id, 3)
@@ -141,7 +153,7 @@ def test_a_cancel_leaves_nothing(exports: Exports, at_publishing: Any, moment: s
     task = exports.ask()
     at_publishing(moment, lambda: exports.world.engine.cancel(task.task_id) and None)
     assert exports.execute(task.task_id) == "cancelled"
-    exports.assert_nothing(task.task_id, 1)
+    exports.assert_nothing(task.task_id, moment != "before")
 
 
 def test_a_cancel_that_reaches_the_successor_removes_what_was_published(exports: Exports, at_publishing: Any) -> None:
@@ -150,7 +162,7 @@ def test_a_cancel_that_reaches_the_successor_removes_what_was_published(exports:
     exports.die(task.task_id)
     exports.world.engine.cancel(task.task_id)
     assert exports.execute(task.task_id) == "cancelled"
-    exports.assert_nothing(task.task_id, 1)
+    exports.assert_nothing(task.task_id, True)
 
 
 def test_a_task_given_up_after_publishing_tells_of_its_file(exports: Exports, at_publishing: Any) -> None:
@@ -161,8 +173,7 @@ def test_a_task_given_up_after_publishing_tells_of_its_file(exports: Exports, at
     assert exports.execute(task.task_id) == "failed"
     cleanup = exports.world.row(task.task_id).cleanup
     assert cleanup is not None
-    (name,) = os.listdir(exports.out)
-    assert cleanup["left_behind"] == [str(exports.out / name)]
+    assert cleanup["left_behind"] == [str(exports.out / min(os.listdir(exports.out)))]
 
 
 def test_a_foreign_file_under_the_announced_name_is_left_alone(exports: Exports, at_publishing: Any) -> None:
@@ -175,7 +186,7 @@ def test_a_foreign_file_under_the_announced_name_is_left_alone(exports: Exports,
 
     at_publishing("announced", take_the_name)
     exports.die(task.task_id)
-    (foreign,) = os.listdir(exports.out)
+    foreign = min(name for name in os.listdir(exports.out) if not name.endswith(".holdfast.json"))
     assert exports.execute(task.task_id) == "completed"
     assert (exports.out / foreign).read_text() == "somebody else's"
     (exports.out / foreign).unlink()
