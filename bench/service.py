@@ -30,7 +30,7 @@ from holdfast.v1 import (
     task_service_pb2_grpc,
 )
 
-__all__ = ["ENDS", "TAR_GZ", "WORK", "ZIP", "Api", "Server", "fresh_folder", "proportional_memory"]
+__all__ = ["ENDS", "TAR_GZ", "TAR_ZST", "WORK", "ZIP", "Api", "Server", "fresh_folder", "proportional_memory"]
 
 #: Everything the benchmarks make lies below this folder.
 WORK = ROOT / ".bench"
@@ -45,6 +45,7 @@ ENDS = frozenset(
 )
 
 ZIP, TAR_GZ = backup_pb2.ARCHIVE_FORMAT_ZIP, backup_pb2.ARCHIVE_FORMAT_TAR_GZ
+TAR_ZST = backup_pb2.ARCHIVE_FORMAT_TAR_ZST
 
 
 def fresh_folder(path: Path) -> Path:

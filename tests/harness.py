@@ -404,11 +404,13 @@ class Server:
         folder: Path | str,
         *,
         tar: bool = False,
+        archive_format: int | None = None,
         tag: str = "",
         create_folder: bool = False,
         **values: Any,
     ) -> backup_service_pb2.CreateBackupRequest:
-        archive_format = backup_pb2.ARCHIVE_FORMAT_TAR_GZ if tar else backup_pb2.ARCHIVE_FORMAT_ZIP
+        if archive_format is None:
+            archive_format = backup_pb2.ARCHIVE_FORMAT_TAR_GZ if tar else backup_pb2.ARCHIVE_FORMAT_ZIP
         target = backup_pb2.ArchiveTarget(
             folder=str(folder), format=archive_format, tag=tag, create_folder=create_folder
         )

@@ -15,6 +15,9 @@ from holdfast.client import (
     Client,
     connect,
 )
+from holdfast.credentials import (
+    Credentials,
+)
 from holdfast.download import (
     Download,
 )
@@ -110,6 +113,7 @@ __all__ = [
     "Cleanup",
     "Client",
     "ConnectionFailed",
+    "Credentials",
     "DataLoss",
     "DeadlineExceeded",
     "DigestMismatch",

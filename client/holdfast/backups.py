@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from holdfast.connection import Connection
 from holdfast.convert import from_message, to_number, to_task, wire_path
+from holdfast.credentials import Credentials, wire_credentials
 from holdfast.download import Download, OnBytes, download_to_file, download_to_path
 from holdfast.enums import ArchiveFormat, BackupKind, BackupState, OnSourceError, VerifyLevel
 from holdfast.models import Backup, BackupResult, RestoreResult, VerifyResult
@@ -46,7 +47,7 @@ class Backups:
     ) -> TaskHandle[BackupResult]:
         """Start a backup of each source into an archive of its own in `folder`, an absolute path on the server.
 
-        `format` may be written as `"zip"` or `"tar.gz"`.
+        `format` may be written as `"zip"`, `"tar.gz"` or `"tar.zst"`.
 
         Repeats after a lost answer are safe: without `request_id` a fresh one is sent. Refusals raise at once; what
         fails later is in the task.
@@ -96,12 +97,21 @@ class Backups:
         return pages(self._connection, self._connection.backups.ListBackups, request, "backups", Backup)
 
     def verify(
-        self, backup_id: str, level: VerifyLevel | str | None = None, *, request_id: str | None = None
+        self,
+        backup_id: str,
+        level: VerifyLevel | str | None = None,
+        *,
+        credentials: Credentials | None = None,
+        request_id: str | None = None,
     ) -> TaskHandle[VerifyResult]:
-        """Start a proof that a backup can be read; without `level` it is unpacked and every file hashed again."""
+        """Start a proof that a backup can be read; without `level` it is unpacked and every file hashed again.
+
+        `credentials` open a sealed backup; one in clear needs none.
+        """
         request = backup_service_pb2.VerifyBackupRequest(
             backup_id=backup_id,
             level=to_number(backup_pb2.VerifyLevel, level),
+            credentials=wire_credentials(credentials),
             request_id=request_id or str(uuid.uuid4()),
         )
         task = to_task(self._connection.create(self._connection.backups.VerifyBackup, request))

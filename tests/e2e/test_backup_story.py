@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import random
@@ -24,6 +25,7 @@ import pytest
 
 from holdfast.v1 import backup_pb2, backup_service_pb2, source_pb2, source_service_pb2, task_pb2, task_service_pb2
 from tests.harness import PATIENCE, REPOSITORY, Server, make_tree, remove_deep, sha256_of, snapshot
+from tests.unit.archive.archives import tar_stream
 
 COMPLETED = task_pb2.TASK_STATE_COMPLETED
 WARNED = task_pb2.TASK_STATE_COMPLETED_WITH_WARNINGS
@@ -140,7 +142,7 @@ def manifest_of(archive: Path) -> dict[str, Any]:
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as opened:
             return json.loads(opened.read(opened.infolist()[-1]))  # type: ignore[no-any-return]
-    with tarfile.open(archive) as opened:
+    with tarfile.open(fileobj=io.BytesIO(tar_stream(archive))) as opened:
         members = opened.getmembers()
         content = opened.extractfile(members[-1])
         assert content is not None
@@ -151,8 +153,14 @@ def without_specials(tree: dict[bytes, tuple[Any, ...]]) -> dict[bytes, tuple[An
     return {path: entry for path, entry in tree.items() if entry[0] != "special"}
 
 
-@pytest.mark.parametrize("tar", [False, True], ids=["zip", "tar.gz"])
-def test_the_whole_story_of_an_odd_tree(shared_server: Server, odd: Path, tmp_path: Path, tar: bool) -> None:
+@pytest.mark.parametrize(
+    "archive_format",
+    [backup_pb2.ARCHIVE_FORMAT_ZIP, backup_pb2.ARCHIVE_FORMAT_TAR_ZST],
+    ids=["zip", "tar.zst"],
+)
+def test_the_whole_story_of_an_odd_tree(
+    shared_server: Server, odd: Path, tmp_path: Path, archive_format: backup_pb2.ArchiveFormat
+) -> None:
     server, source_id = shared_server, new_id()
     if os.geteuid() == 0:
         os.mknod(odd / "device", 0o600 | 0o020000, os.makedev(1, 3))
@@ -161,7 +169,7 @@ def test_the_whole_story_of_an_odd_tree(shared_server: Server, odd: Path, tmp_pa
     folder = tmp_path / "archives"
     server.register(odd, source_id, display_name="Odd: tree/äöü")
 
-    task = server.backup(source_id, folder, tar=tar, tag="first run!", create_folder=True)
+    task = server.backup(source_id, folder, archive_format=archive_format, tag="first run!", create_folder=True)
     assert task.state == WARNED, task
     assert snapshot(odd) == before, (
         "a backup changes nothing in its source, not even an access-time-dependent attribute"
@@ -213,7 +221,7 @@ def test_the_whole_story_of_an_odd_tree(shared_server: Server, odd: Path, tmp_pa
     } == {}
     sparse = (tmp_path / "back" / "sparse").stat()
     assert sparse.st_blocks * 512 < sparse.st_size // 8, "the holes were filled"
-    if tar:
+    if archive_format != backup_pb2.ARCHIVE_FORMAT_ZIP:
         assert os.path.samefile(tmp_path / "back" / "hard 1", tmp_path / "back" / "hard 2")
     log = server.log()
     assert "\x1b" not in log
@@ -238,13 +246,16 @@ def test_some_paths_alone_are_restored(shared_server: Server, tmp_path: Path) ->
 def test_download_gives_the_archive_and_its_digest(shared_server: Server, tmp_path: Path) -> None:
     source, source_id = make_tree(tmp_path / "source", 3, files=5, large=3 << 20), new_id()
     shared_server.register(source, source_id)
-    task = shared_server.backup(source_id, tmp_path / "out", create_folder=True)
+    zst = backup_pb2.ARCHIVE_FORMAT_TAR_ZST
+    task = shared_server.backup(source_id, tmp_path / "out", archive_format=zst, create_folder=True)
     backup = shared_server.backup_of(task)
     content = Path(backup.storage_path).read_bytes()
     for offset in (0, 1, 1 << 20, len(content) - 1, len(content)):
         request = backup_service_pb2.DownloadBackupRequest(backup_id=backup.backup_id, offset=offset)
         parts = list(shared_server.backups.DownloadBackup(request, timeout=PATIENCE))
         assert parts[0].header.file_name == Path(backup.storage_path).name
+        assert parts[0].header.file_name.endswith(".tar.zst")
+        assert parts[0].header.content_type == "application/zstd"
         assert parts[0].header.size == len(content)
         assert parts[-1].digest.sha256 == backup.sha256 == hashlib.sha256(content).hexdigest()
         position = offset

@@ -161,7 +161,6 @@ def test_a_name_for_several_sources_is_refused(place: Place) -> None:
     [
         ({"backup_id": str(uuid.uuid4())}, "backup_id"),
         ({"locked": True}, "locked"),
-        ({"archive__format": backup_pb2.ARCHIVE_FORMAT_TAR_ZST}, "archive.format"),
         ({"archive__age_recipients": ["age1xyz"]}, "archive.age_recipients"),
     ],
 )

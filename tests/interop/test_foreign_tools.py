@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -14,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.v1 import task_pb2
+from holdfast.v1 import backup_pb2, task_pb2
 from tests.harness import Server
+from tests.unit.archive.archives import tar_stream
 
 SUMS = b"holdfast-sha256sums.txt"
 MANIFEST = b"holdfast-manifest.json"
@@ -52,6 +54,14 @@ LINKS = {b"link": b"plain.txt", b"dangling": b"nowhere/at/all", b"raw-link": b"r
 UNZIP_DROPS = re.compile(rb"[\x00-\x1f\xff]")
 
 
+FORMATS = {
+    "zip": backup_pb2.ARCHIVE_FORMAT_ZIP,
+    "tar.gz": backup_pb2.ARCHIVE_FORMAT_TAR_GZ,
+    "tar.zst": backup_pb2.ARCHIVE_FORMAT_TAR_ZST,
+}
+tars = pytest.mark.parametrize("name", ["tar.gz", "tar.zst"])
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     root = os.fsencode(tmp_path_factory.mktemp("odd") / "tree")
@@ -71,12 +81,12 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture(scope="module")
 def archives(tree: bytes, shared_server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same tree as `zip` and as `tar`."""
+    """The same tree in each format."""
     shared_server.register(Path(os.fsdecode(tree)), "interop-odd")
     made = {}
-    for name in ("zip", "tar"):
+    for name, archive_format in FORMATS.items():
         folder = tmp_path_factory.mktemp(f"archives-{name}")
-        task = shared_server.backup("interop-odd", folder, tar=name == "tar")
+        task = shared_server.backup("interop-odd", folder, archive_format=archive_format)
         assert task.state == task_pb2.TASK_STATE_COMPLETED, task
         (made[name],) = folder.iterdir()
     return made
@@ -118,6 +128,14 @@ def need(tool: str) -> str:
     if path is None:
         pytest.skip(f"{tool} is not installed")
     return path
+
+
+def option(name: str) -> str:
+    """How tar is told what an archive is packed with."""
+    if name.endswith(".gz"):
+        return "-z"
+    need("zstd")
+    return "--zstd"
 
 
 def run(*command: str | Path | bytes, cwd: bytes | Path | None = None, **environment: str) -> bytes:
@@ -172,37 +190,40 @@ def _zip_names(archive: Path) -> list[str]:
         ]
 
 
-def test_python_tarfile(archives: dict[str, Path]) -> None:
+@tars
+def test_python_tarfile(name: str, archives: dict[str, Path]) -> None:
     files, links, folders = {}, {}, set()
-    with tarfile.open(archives["tar"]) as t:
+    with tarfile.open(fileobj=io.BytesIO(tar_stream(archives[name]))) as t:
         for member in t:
-            name = os.fsencode(member.name)
+            path = os.fsencode(member.name)
             if member.isdir():
-                folders.add(name)
+                folders.add(path)
             elif member.issym():
-                links[name] = os.fsencode(member.linkname)
-            elif name not in OURS:
+                links[path] = os.fsencode(member.linkname)
+            elif path not in OURS:
                 content = t.extractfile(member)
                 assert content is not None
-                files[name] = content.read()
+                files[path] = content.read()
     assert files == contents()
     assert links == LINKS
     assert folders == expected_folders()
 
 
+@tars
 @pytest.mark.parametrize("tool", ["tar", "bsdtar"])
-def test_tar_lists_the_archive(tool: str, archives: dict[str, Path]) -> None:
+def test_tar_lists_the_archive(tool: str, name: str, archives: dict[str, Path]) -> None:
     """Both escape control characters and backslashes in a list; the rest stands there as it is."""
-    out = run(need(tool), "tzf", archives["tar"])
+    out = run(need(tool), "-t", option(name), "-f", archives[name])
     listed = {line.rstrip(b"/") for line in out.split(b"\n")}
     wanted = {*contents(), *LINKS, *expected_folders(), *OURS}
     assert len(listed) > len(wanted)
     assert {name for name in wanted if not re.search(rb"[^\x20-\x5b\x5d-\x7e]", name)} <= listed
 
 
+@tars
 @pytest.mark.parametrize("tool", ["tar", "bsdtar"])
-def test_tar_extracts_the_same_tree(tool: str, archives: dict[str, Path], tmp_path: Path) -> None:
-    run(need(tool), "xzf", archives["tar"], "-C", tmp_path)
+def test_tar_extracts_the_same_tree(tool: str, name: str, archives: dict[str, Path], tmp_path: Path) -> None:
+    run(need(tool), "-x", option(name), "-f", archives[name], "-C", tmp_path)
     files, links, folders = read_back(os.fsencode(tmp_path))
     assert files == contents()
     assert links == LINKS
@@ -225,19 +246,19 @@ def _unpack_zip(archive: Path, target: Path) -> None:
 
 
 def _unpack_tar(archive: Path, target: Path) -> None:
-    run(need("tar"), "xzf", archive, "-C", target)
+    run(need("tar"), "-x", option(archive.name), "-f", archive, "-C", target)
 
 
 def test_checksums_after_tar(archives: dict[str, Path], tmp_path: Path) -> None:
     """Every name, odd ones escaped as coreutils do it."""
-    _unpack_tar(archives["tar"], tmp_path)
+    _unpack_tar(archives["tar.gz"], tmp_path)
     out = run(need("sha256sum"), "--strict", "-c", os.fsdecode(SUMS), cwd=tmp_path)
     verdicts = out.removesuffix(b"\n").split(b"\n")
     assert len(verdicts) == len(contents()) - 1, "a hard link is a further name, no further file"
     assert all(line.endswith(b": OK") for line in verdicts)
 
 
-@pytest.mark.parametrize(("name", "unpack"), [("zip", _unpack_zip), ("tar", _unpack_tar)])
+@pytest.mark.parametrize(("name", "unpack"), [("zip", _unpack_zip), ("tar.gz", _unpack_tar), ("tar.zst", _unpack_tar)])
 def test_checksums_of_an_everyday_tree(
     name: str,
     unpack: Callable[[Path, Path], None],
@@ -252,7 +273,7 @@ def test_checksums_of_an_everyday_tree(
         (source / f"d{number % 5}").mkdir(exist_ok=True)
         (source / f"d{number % 5}" / f"caf\u00e9 {number}.txt").write_bytes(b"%d\n" % number * number * 100)
     shared_server.register(source, f"interop-plain-{name}")
-    task = shared_server.backup(f"interop-plain-{name}", folder, tar=name == "tar")
+    task = shared_server.backup(f"interop-plain-{name}", folder, archive_format=FORMATS[name])
     assert task.state == task_pb2.TASK_STATE_COMPLETED, task
     (archive,) = folder.iterdir()
     unpack(archive, target)

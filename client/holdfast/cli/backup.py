@@ -9,8 +9,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from holdfast.cli.identity import identity_option
 from holdfast.cli.session import Command, Session, pass_session
 from holdfast.cli.watching import start
+from holdfast.credentials import Credentials
 from holdfast.download import Download
 from holdfast.enums import ArchiveFormat, OnSourceError, VerifyLevel
 from holdfast.models import Backup, BackupStatistics
@@ -18,7 +20,7 @@ from holdfast.text import count, local_time, percent, safe, size
 
 __all__ = ["backup", "write_download"]
 
-_FORMATS = {"zip": ArchiveFormat.ZIP, "tar.gz": ArchiveFormat.TAR_GZ}
+_FORMATS = {"zip": ArchiveFormat.ZIP, "tar.gz": ArchiveFormat.TAR_GZ, "tar.zst": ArchiveFormat.TAR_ZST}
 _LEVELS = {
     "structure": VerifyLevel.STRUCTURE,
     "checksum": VerifyLevel.CHECKSUM,
@@ -35,7 +37,7 @@ def backup() -> None:
     cls=Command,
     epilog="\b\nExamples:\n"
     "  holdfast backup create default --to /backups --format zip --tag nightly\n"
-    "  holdfast backup create --all-wallets --to /backups --format tar.gz --create-folder\n"
+    "  holdfast backup create --all-wallets --to /backups --format tar.zst --create-folder\n"
     "  holdfast backup create minecraft --to /backups --format zip --ignore '*.log' --dry-run",
 )
 @click.argument("source_ids", nargs=-1, metavar="[SOURCE_ID]...")
@@ -141,15 +143,23 @@ def get(session: Session, backup_id: str) -> int:
     type=click.Choice(list(_LEVELS)),
     help="How deep: what fits together, every stored byte, or every file unpacked and hashed. [default: read-data]",
 )
+@identity_option
 @click.option("--detach", is_flag=True, help="Print the task's id and do not wait for it.")
 @click.option("--request-id", metavar="UUID", help="Makes the command safe to repeat: the same id, the same task.")
 @pass_session
-def verify(session: Session, backup_id: str, level: str | None, detach: bool, request_id: str | None) -> int:
+def verify(
+    session: Session,
+    backup_id: str,
+    level: str | None,
+    credentials: Credentials | None,
+    detach: bool,
+    request_id: str | None,
+) -> int:
     """Prove that a backup can be read."""
     depth = None if level is None else _LEVELS[level]
     return start(
         session,
-        lambda request: session.client.backups.verify(backup_id, depth, request_id=request),
+        lambda request: session.client.backups.verify(backup_id, depth, credentials=credentials, request_id=request),
         request_id,
         detach=detach,
     )

@@ -1,6 +1,6 @@
 """One pass over an archive: every member is read, hashed, and compared with the manifest in lockstep.
 
-In a zip the manifest is found first, so each member is compared at once. In a tar.gz it comes last; what was read is
+In a zip the manifest is found first, so each member is compared at once. In a tar it comes last; what was read is
 spooled, compressed, until then. Whether a member named as a manifest is the manifest shows only when nothing follows
 it, so there its verdict waits for the archive's end. Verification and extraction are sinks of this pass; who has the
 manifest already may pull the members instead, at his own pace.

@@ -137,7 +137,7 @@ class _Extractor(Sink):
         if member.kind is MemberKind.DIRECTORY:
             self.tree.add_directory(wanted)
         elif member.kind is MemberKind.FILE:
-            # Before a tar.gz's manifest is read nobody knows whether the file is sparse: holes first, filled later.
+            # Before a tar's manifest is read nobody knows whether the file is sparse: holes first, filled later.
             self._make_holes = expected is None or wanted.sparse
             self._wait_for_manifest = expected is None
             self._create(wanted)

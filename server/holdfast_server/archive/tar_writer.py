@@ -110,7 +110,13 @@ class TarWriter(ArchiveWriter):
 
     def _submit_parts(self, listing: Listing) -> None:
         parts, self._parts = self._parts, []
-        self._jobs.submit(lambda: self._pack(b"".join(parts), listing), sum(map(len, parts)))
+
+        def job() -> Landing:
+            data = b"".join(parts)
+            parts.clear()  # else they would lie in memory a second time
+            return self._pack(data, listing)
+
+        self._jobs.submit(job, sum(map(len, parts)))
 
     def _keep(self, records: list[bytes], base: int) -> None:  # noqa: ARG002
         self._length += sum(int.from_bytes(record, "big") for record in records)
@@ -162,6 +168,7 @@ def _join(batch: list[Small]) -> tuple[bytes, Listing]:
             sha256 = hashlib.sha256(content).digest() if content else _EMPTY_SHA256
         length = len(header) + len(content) + len(padding)
         listing.add(small.entry(sha256), _length_record(length))
+    batch.clear()  # else the contents would lie in memory a second time
     return b"".join(parts), listing
 
 

@@ -55,7 +55,8 @@ def structure(
     on_progress: Progress = lambda _bytes, _files, _path: None,
     expect_manifest: bool = True,
 ) -> Verified:
-    """Compare headers and manifest without the files' contents (level STRUCTURE); a tar.gz must be unpacked anyway.
+    """Compare headers and manifest without the files' contents (level STRUCTURE); a compressed tar must be unpacked
+    anyway.
 
     `files` and `bytes` of the result are zero: no content was checked.
     """

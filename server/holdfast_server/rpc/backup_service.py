@@ -107,8 +107,6 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
         if request.WhichOneof("target") is None:
             raise invalid_field("archive", "must be set: where does the backup go?")
         name = enum_name(backup_pb2.ArchiveFormat, request.archive.format, "archive.format")
-        if name not in ArchiveFormat.__members__:
-            raise not_available("archive.format", f"archive.format {name} is not available in this version")
         policy = enum_name(backup_pb2.OnSourceError, request.on_source_error, "on_source_error", default="WARN")
         order = BackupOrder(
             source_ids=tuple(request.source_ids),

@@ -20,7 +20,7 @@ from fake_service import TOKEN, FakeServer, FakeService, FakeTask
 
 import holdfast
 from holdfast.cli.app import cli, main
-from holdfast.v1 import task_pb2
+from holdfast.v1 import backup_pb2, task_pb2
 from holdfast_server import errors as theirs
 
 pytestmark = pytest.mark.timeout(30)
@@ -106,6 +106,14 @@ def test_a_backup_with_its_summary(run: Run, service: FakeService) -> None:
     assert any("backup default: RUNNING" in line for line in lines)  # plain lines: stdout is no terminal
     request = service.calls[0][1]
     assert (request.archive.tag, list(request.ignore)) == ("night", ["*.log"])
+
+
+@pytest.mark.parametrize("name", ["zip", "tar.gz", "tar.zst"])
+def test_formats(name: str, run: Run, service: FakeService) -> None:
+    service.on_create = finish(service, task_pb2.TASK_STATE_COMPLETED)
+    assert run(*CREATE[:-1], name)[0] == 0
+    sent = service.calls[0][1].archive.format
+    assert backup_pb2.ArchiveFormat.Name(sent) == "ARCHIVE_FORMAT_" + name.upper().replace(".", "_")
 
 
 @pytest.mark.parametrize(
@@ -237,6 +245,35 @@ def test_verify_and_restore(run: Run, service: FakeService) -> None:
     assert (code, "restored into /new" in out, "5 files, 1 directory, 9 B" in out) == (0, True, True)
     request = service.calls[-3][1] if service.calls[-3][0] == "RestoreBackup" else service.calls[-2][1]
     assert (list(request.paths), request.new_folder.create_parents) == (["Bank"], True)
+
+
+IDENTITY = "AGE-SECRET-KEY-1CANARYCANARY"
+
+
+def test_an_identity_comes_from_a_file_or_from_stdin(
+    run: Run, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.on_create = lambda task: task.state(task_pb2.TASK_STATE_COMPLETED)
+    key_file = tmp_path / "key.txt"
+    key_file.write_text(f"# created: 2026-01-01\n# public key: age1x\n\n{IDENTITY}\n")
+    assert run("backup", "verify", "b", "--identity", str(key_file))[0] == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO(IDENTITY + "\n"))
+    assert run("backup", "verify", "b", "-i", "-")[0] == 0
+    given = [request.credentials.age_identity for name, request in service.calls if name == "VerifyBackup"]
+    assert given == [IDENTITY, IDENTITY]
+    assert run("backup", "verify", "b")[0] == 0
+    assert not service.calls[-2][1].HasField("credentials")
+
+
+@pytest.mark.parametrize("content", [b"", b"# only a comment\n", b"\xff\xfe", b"x" * 70_000, None])
+def test_what_is_no_identity_file_is_refused_before_any_call(
+    run: Run, service: FakeService, tmp_path: Path, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "key.txt").write_bytes(content)
+    code, _, err = run("backup", "verify", "b", "--identity", str(tmp_path / "key.txt"))
+    assert (code, "key.txt" in err, "remedy:" in err) == (1, True, True)
+    assert service.calls == []
 
 
 def test_tasks(run: Run, service: FakeService) -> None:

@@ -135,6 +135,7 @@ def test_numbers_and_times_for_the_wire() -> None:
     assert to_number(backup_pb2.ArchiveFormat, enums.ArchiveFormat.TAR_GZ) == backup_pb2.ARCHIVE_FORMAT_TAR_GZ
     assert to_number(backup_pb2.ArchiveFormat, None) == 0
     assert to_number(backup_pb2.ArchiveFormat, "tar.gz") == backup_pb2.ARCHIVE_FORMAT_TAR_GZ
+    assert to_number(backup_pb2.ArchiveFormat, "tar.zst") == backup_pb2.ARCHIVE_FORMAT_TAR_ZST
     assert to_number(backup_pb2.VerifyLevel, "read-data") == backup_pb2.VERIFY_LEVEL_READ_DATA
     for wrong in ("rar", "UNSPECIFIED", enums.ArchiveFormat.UNKNOWN):
         with pytest.raises(BadConfiguration, match="is no ArchiveFormat"):
