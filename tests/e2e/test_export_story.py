@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pyrage
 import pytest
 
 from holdfast.cli import main
@@ -306,3 +308,38 @@ def test_the_command(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 1
     assert "ENTRY_NOT_FOUND" in err
     assert run("--format", "rar")[0] == 2
+
+
+def test_sealed_in_and_out(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server, old, new = place.server, pyrage.x25519.Identity.generate(), pyrage.x25519.Identity.generate()
+    order = server.order(place.source_id, place.base / "archives")
+    order.archive.age_recipients.append(str(old.to_public()))
+    sealed = server.backup_of(server.ended(server.backups.CreateBackup(order).task_id))
+    recipients = [str(new.to_public())]
+    with place.unchanged():
+        assert place.refused(backup_id=sealed.backup_id).name == "FAILED_PRECONDITION/KEY_REQUIRED"
+        failure = place.refused(age_recipients=[*recipients, "age1nonsense"])
+        assert (failure.name, failure.fields) == ("INVALID_ARGUMENT/INVALID_FIELD", ["age_recipients[1]"])
+
+    wrong = place.request(backup_id=sealed.backup_id, age_recipients=recipients)
+    wrong.credentials.age_identity = str(new)
+    task = server.ended(server.exports.ExportBackup(wrong).task_id)
+    assert (task.state, task.error.reason) == (FAILED, "KEY_WRONG")
+    assert os.listdir(place.out) == []
+
+    (tmp_path / "identity").write_text(str(old))
+    options = ["--data-dir", str(server.data_dir), "--no-progress", "export", "backup", sealed.backup_id]
+    words = ["--to", str(place.out), "--format", "tar.gz", "--recipient", *recipients]
+    assert main([*options, *words, "--identity", str(tmp_path / "identity")]) == 0
+    name, sidecar = sorted(os.listdir(place.out))
+    assert (Path(name).suffixes[-2:], sidecar) == ([".gz", ".age"], f"{name}.holdfast.json")
+    told = json.loads((place.out / sidecar).read_text())
+    assert "backup_id" not in told
+    assert told["exported_from"]["backup_id"] == sealed.backup_id
+    assert told["sha256"] == sha256_of(place.out / name)
+    (tmp_path / "opened.tar.gz").write_bytes(pyrage.decrypt((place.out / name).read_bytes(), [new]))
+    unpack(tmp_path / "opened.tar.gz", tmp_path / "unpacked")
+    assert sha256_of(tmp_path / "unpacked" / "large.bin") == sha256_of(place.source / "large.bin")
+    rows = server.rows("SELECT request, result, progress, checkpoint FROM tasks WHERE kind = 'EXPORT_BACKUP'")
+    assert str(old) not in str(rows)
+    assert str(new) not in str(rows)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from holdfast.cli.identity import identity_option
 from holdfast.cli.session import Command, Session, pass_session
 from holdfast.cli.watching import start
+from holdfast.credentials import Credentials
 from holdfast.enums import ArchiveFormat
 
 __all__ = ["export"]
@@ -22,7 +24,8 @@ def export() -> None:
     cls=Command,
     epilog="\b\nExamples:\n"
     "  holdfast export backup BACKUP_ID --to /mnt/usb --format tar.zst\n"
-    "  holdfast export backup BACKUP_ID --to /tmp --format zip --path Bank --path config.toml",
+    "  holdfast export backup BACKUP_ID --to /tmp --format zip --path Bank --path config.toml\n"
+    "  holdfast export backup BACKUP_ID --to /mnt/usb --format tar.gz --recipient age1…",
 )
 @click.argument("backup_id")
 @click.option("--to", "folder", required=True, metavar="FOLDER", help="Folder of the server for the file.")
@@ -30,6 +33,8 @@ def export() -> None:
 @click.option("--create-folder", is_flag=True, help="Create FOLDER if it is missing.")
 @click.option("--tag", default="", help="Part of the file's name: letters, digits, `.`, `_` and `-`.")
 @click.option("--path", "paths", multiple=True, metavar="PATH", help="Only this entry of the backup, and all below it.")
+@click.option("--recipient", "recipients", multiple=True, metavar="AGE1…", help="Seal the file to this age recipient.")
+@identity_option
 @click.option("--dry-run", is_flag=True, help="Only tell what would be packed; write nothing.")
 @click.option("--detach", is_flag=True, help="Print the task's id and do not wait for it.")
 @click.option("--request-id", metavar="UUID", help="Makes the command safe to repeat: the same id, the same task.")
@@ -42,6 +47,8 @@ def backup(
     create_folder: bool,
     tag: str,
     paths: tuple[str, ...],
+    recipients: tuple[str, ...],
+    credentials: Credentials | None,
     dry_run: bool,
     detach: bool,
     request_id: str | None,
@@ -49,7 +56,8 @@ def backup(
     """Repack a backup into one file, in any format, whole or only some paths, and watch it.
 
     Every file is proved against the backup on the way, and the new file is read back before it gets its name. It is no
-    backup of its own: nothing lists or deletes it.
+    backup of its own: nothing lists or deletes it. A sealed backup needs its identity; without a recipient the file is
+    in clear.
 
     Ctrl-C detaches from the watch; the export goes on. A relative FOLDER is taken from here if the server is on this
     machine.
@@ -64,7 +72,9 @@ def backup(
             create_folder=create_folder,
             tag=tag,
             paths=paths,
+            age_recipients=recipients,
             dry_run=dry_run,
+            credentials=credentials,
             request_id=request,
         ),
         request_id,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyrage
 import pytest
 import zstandard
 
@@ -21,6 +22,8 @@ from holdfast_server.archive import base_writer
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.manifest import ManifestEntry
 from holdfast_server.archive.pool import CompressorPool
+from holdfast_server.archive.sealing import Recipients, parse_identity, parse_recipients
+from holdfast_server.archive.sidecar import parse_sidecar
 from holdfast_server.core import archive_file
 from holdfast_server.core import export as export_module
 from holdfast_server.core.archive_file import ProvedArchive
@@ -29,7 +32,7 @@ from holdfast_server.core.control import Control, Problem, Progress
 from holdfast_server.core.export import BackupExport, ExportPlan, least_size
 from holdfast_server.core.read_back import hash_file
 from holdfast_server.core.statistics import Statistics
-from holdfast_server.core.verify import StoredArchive, open_archive
+from holdfast_server.core.verify import StoredArchive, open_archive, open_content
 from holdfast_server.errors import DataLoss, Drained, FailedPrecondition, NotFound, Reason, ResourceExhausted
 from holdfast_server.storage.folder import OpenFolder
 from tests.unit.core.test_manifest_keys import ROOT, keys_of_table
@@ -51,17 +54,20 @@ class Exports:
     def source(self) -> Path:
         return self.base / "source"
 
-    def backup(self, kind: ArchiveFormat) -> tuple[StoredArchive, Statistics]:
+    def backup(self, kind: ArchiveFormat, recipients: Recipients | None = None) -> tuple[StoredArchive, Statistics]:
         name = f"backup{kind.suffix}"
-        plan = ArchivePlan("id", "name", "s", self.kind, "S", kind, ["*.no"], CREATED, "old version")
+        plan = ArchivePlan(
+            "id", "name", "s", self.kind, "S", kind, ["*.no"], CREATED, "old version", recipients=recipients
+        )
         fd = os.open(self.base / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         with OpenFolder(os.open(self.source, os.O_RDONLY), os.fsencode(self.source)) as opened:
             written = write_archive(opened, plan, fd, self.pool, Control(), Progress(), lambda _: None)
         os.close(fd)
         found = written.statistics
         archive = StoredArchive(
-            os.fsencode(self.base), name.encode(), kind, written.size, written.sha256, found.original_size, found.files
-        )
+            os.fsencode(self.base), name.encode(), kind, written.size, written.sha256, found.original_size, found.files,
+            "id", written.sealed,
+        )  # fmt: skip
         return archive, found
 
     def export(
@@ -328,3 +334,39 @@ def test_what_an_export_needs_at_least(exports: Exports) -> None:
         50,
         0,
     )
+
+
+@pytest.mark.parametrize("kind", [ZIP, TAR_GZ, TAR_ZST])
+def test_sealed_to_sealed(exports: Exports, kind: ArchiveFormat) -> None:
+    """A sealed backup with a hard link into a sealed export: nothing on the disk is in clear, and it opens."""
+    old, new = pyrage.x25519.Identity.generate(), pyrage.x25519.Identity.generate()
+    secret = os.urandom(1 << 20) + b"end"
+    (exports.source / "a secret name").write_bytes(secret)
+    os.link(exports.source / "a secret name", exports.source / "z")
+    archive, _ = exports.backup(TAR_GZ, parse_recipients([str(old.to_public())], "f"))
+    target = exports.base / "sealed"
+    recipients = parse_recipients([str(new.to_public())], "f")
+    plan = ExportPlan("id", archive, kind, (), CREATED, "x", recipients)
+    with (
+        open_archive(archive) as file,
+        open_content(archive, file, parse_identity(str(old)), lambda: None) as content,
+        target.open("w+b", buffering=0) as out,
+    ):
+        export = BackupExport(content, plan, Control(), Progress())
+        written = export.write(out.fileno(), exports.pool, lambda _: None)
+    assert written.sealed
+    data = target.read_bytes()
+    assert data.startswith(b"age-encryption.org/v1")
+    assert b"secret name" not in data
+    (exports.base / f"plain{kind.suffix}").write_bytes(pyrage.decrypt(data, [new]))
+    found = contents(exports.base / f"plain{kind.suffix}")
+    assert (found["a secret name"], found["z"]) == (secret, secret)
+    assert json.loads(found["holdfast-manifest.json"])["exported_from"]["backup_id"] == "id"
+    sidecar = export.sidecar(written, CREATED)
+    assert sidecar is not None
+    assert (sidecar.size, sidecar.sha256) == (len(data), sha256(target))
+    told = sidecar.encode()
+    assert b"secret name" not in told
+    assert b'"backup_id"' in told.split(b'"exported_from"')[1]
+    assert b'"backup_id"' not in told.split(b'"exported_from"')[0]
+    assert parse_sidecar(told) == sidecar
