@@ -134,6 +134,7 @@ class BackupExport:
         for part in range(parts):
             waiting: dict[bytes, list[Member]] = {}
             for record in links:
+                self._control.check()
                 link = unpack(record).member
                 # By what they name, so that all names of one file are done together; the same in every process.
                 if zlib.crc32(link.link_target) % parts == part:
@@ -160,8 +161,9 @@ class BackupExport:
                 content = list(blocks)
                 for link in (first, *others):
                     job.add_file(_as_file(link, file), iter(content), changed=entry.changed)
-            if not waiting:
+            if not left:
                 return
+        raise damage("a hard link points to no file", min(left))
 
     def _survey(self) -> Statistics:
         found, names = Statistics(), Counter[int]()
