@@ -238,6 +238,7 @@ def test_a_backup_that_is_not_there_to_be_exported(new_server: Callable[..., Ser
         created = server.start_export(place.backup.backup_id, place.out)
         os.rename(place.backup.storage_path, tmp_path / "moved")
     task = server.ended(created.task_id)
+    assert server.ended(unfinished.task_id).state == COMPLETED
     assert (task.state, task.error.reason) == (FAILED, "ARCHIVE_MISSING")
     assert os.listdir(place.out) == []
     os.rename(tmp_path / "moved", place.backup.storage_path)
