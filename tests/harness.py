@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -407,12 +408,13 @@ class Server:
         archive_format: int | None = None,
         tag: str = "",
         create_folder: bool = False,
+        recipients: Sequence[str] = (),
         **values: Any,
     ) -> backup_service_pb2.CreateBackupRequest:
         if archive_format is None:
             archive_format = backup_pb2.ARCHIVE_FORMAT_TAR_GZ if tar else backup_pb2.ARCHIVE_FORMAT_ZIP
         target = backup_pb2.ArchiveTarget(
-            folder=str(folder), format=archive_format, tag=tag, create_folder=create_folder
+            folder=str(folder), format=archive_format, tag=tag, create_folder=create_folder, age_recipients=recipients
         )
         ids = [source_ids] if isinstance(source_ids, str) else list(source_ids)
         return backup_service_pb2.CreateBackupRequest(source_ids=ids, archive=target, **values)
@@ -430,15 +432,23 @@ class Server:
         request = backup_service_pb2.GetBackupRequest(backup_id=task.backup_result.backup_ids[0])
         return self.backups.GetBackup(request, timeout=PATIENCE)
 
-    def verify(self, backup_id: str, level: int = backup_pb2.VERIFY_LEVEL_READ_DATA) -> task_pb2.Task:
+    def verify(
+        self, backup_id: str, level: int = backup_pb2.VERIFY_LEVEL_READ_DATA, *, identity: str | None = None
+    ) -> task_pb2.Task:
         request = backup_service_pb2.VerifyBackupRequest(backup_id=backup_id, level=level)
+        if identity is not None:
+            request.credentials.age_identity = identity
         return self.ended(self.backups.VerifyBackup(request, timeout=PATIENCE).task_id)
 
     def restore(self, backup_id: str, folder: Path, **values: Any) -> task_pb2.Task:
         return self.ended(self.start_restore(backup_id, folder, **values).task_id)
 
-    def start_restore(self, backup_id: str, folder: Path, **values: Any) -> task_pb2.Task:
+    def start_restore(
+        self, backup_id: str, folder: Path, *, identity: str | None = None, **values: Any
+    ) -> task_pb2.Task:
         request = restore_service_pb2.RestoreBackupRequest(backup_id=backup_id, **values)
+        if identity is not None:
+            request.credentials.age_identity = identity
         request.new_folder.folder = str(folder)
         return self.restores.RestoreBackup(request, timeout=PATIENCE)
 
@@ -488,11 +498,17 @@ class Server:
         return rule
 
     def assert_archives(self, folder: Path, also: Sequence[str] = ()) -> None:
-        """The folder holds the archives of the COMPLETED backups, with the recorded content, and nothing else."""
+        """The folder holds the archives of the COMPLETED backups, with the recorded content, the sidecars of those that
+        are sealed, and nothing else."""
         rows = self.rows("SELECT * FROM backups WHERE folder = ? AND state = 'COMPLETED'", os.fsencode(folder))
         wanted = {row["file_name"].decode(): row["sha256"] for row in rows}
         assert len(wanted) == len(rows), "two backups claim one file"
-        found = {name: sha256_of(folder / name) for name in os.listdir(folder) if name not in also}
+        sidecars = {row["file_name"].decode() + ".holdfast.json": row for row in rows if row["sealed"]}
+        for name, row in sidecars.items():
+            stated = json.loads((folder / name).read_bytes())
+            assert (stated["backup_id"], stated["sha256"]) == (row["backup_id"], row["sha256"])
+        known = {*also, *sidecars}
+        found = {name: sha256_of(folder / name) for name in os.listdir(folder) if name not in known}
         assert found == wanted
 
 

@@ -37,6 +37,7 @@ class Backups:
         all_wallets: bool = False,
         tag: str = "",
         create_folder: bool = False,
+        age_recipients: Iterable[str] = (),
         name: str = "",
         backup_id: str | None = None,
         ignore: Iterable[str] = (),
@@ -47,7 +48,8 @@ class Backups:
     ) -> TaskHandle[BackupResult]:
         """Start a backup of each source into an archive of its own in `folder`, an absolute path on the server.
 
-        `format` may be written as `"zip"`, `"tar.gz"` or `"tar.zst"`.
+        `format` may be written as `"zip"`, `"tar.gz"` or `"tar.zst"`. With `age_recipients` (`age1…`, SSH public keys;
+        at most 100) each archive is sealed to them, and only their identities open it.
 
         Repeats after a lost answer are safe: without `request_id` a fresh one is sent. Refusals raise at once; what
         fails later is in the task.
@@ -60,6 +62,7 @@ class Backups:
                 format=to_number(backup_pb2.ArchiveFormat, format),
                 tag=tag,
                 create_folder=create_folder,
+                age_recipients=age_recipients,
             ),
             name=name,
             backup_id=backup_id,
@@ -106,7 +109,8 @@ class Backups:
     ) -> TaskHandle[VerifyResult]:
         """Start a proof that a backup can be read; without `level` it is unpacked and every file hashed again.
 
-        `credentials` open a sealed backup; one in clear needs none.
+        `credentials` open a sealed backup; one in clear needs none. Without them a sealed one is checked by its hash
+        alone, at level CHECKSUM, and `sealed_hash_only` of the result says so.
         """
         request = backup_service_pb2.VerifyBackupRequest(
             backup_id=backup_id,
@@ -155,17 +159,19 @@ class Restores:
         create_parents: bool = False,
         paths: Iterable[str] = (),
         dry_run: bool = False,
+        credentials: Credentials | None = None,
         request_id: str | None = None,
     ) -> TaskHandle[RestoreResult]:
         """Start a restore into `folder`, an absolute path on the server that does not exist yet or is empty.
 
-        `paths`: only these entries of the backup and all below them.
+        `paths`: only these entries of the backup and all below them. A sealed backup needs `credentials`.
         """
         request = restore_service_pb2.RestoreBackupRequest(
             backup_id=backup_id,
             new_folder=restore_pb2.NewFolderTarget(folder=wire_path(folder), create_parents=create_parents),
             paths=[wire_path(path) for path in paths],
             dry_run=dry_run,
+            credentials=wire_credentials(credentials),
             request_id=request_id or str(uuid.uuid4()),
         )
         task = to_task(self._connection.create(self._connection.restores.RestoreBackup, request))

@@ -68,7 +68,6 @@ class Reason(StrEnum):
     TASK_NOT_FOUND = "TASK_NOT_FOUND"
     TASK_COMMITTING = "TASK_COMMITTING"
     INTERRUPTED = "INTERRUPTED"
-    KEY_REQUIRED = "KEY_REQUIRED"
     NO_WORKER = "NO_WORKER"
     SOURCE_UNREADABLE = "SOURCE_UNREADABLE"
     FOLDER_NOT_FOUND = "FOLDER_NOT_FOUND"
@@ -87,6 +86,7 @@ class Reason(StrEnum):
     CHECKSUM_MISMATCH = "CHECKSUM_MISMATCH"
     ARCHIVE_MISSING = "ARCHIVE_MISSING"
     ARCHIVE_INVALID = "ARCHIVE_INVALID"
+    KEY_REQUIRED = "KEY_REQUIRED"
     KEY_WRONG = "KEY_WRONG"
     STORAGE_UNREACHABLE = "STORAGE_UNREACHABLE"
     CATALOG_BUSY = "CATALOG_BUSY"
@@ -114,7 +114,6 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.TASK_NOT_FOUND: "List the tasks; ended tasks are kept for history_days.",
     Reason.TASK_COMMITTING: "Wait: the task is past the point where it can be cancelled and ends by itself.",
     Reason.INTERRUPTED: "Look at the task's log for what it did last, mend that, and start a new task.",
-    Reason.KEY_REQUIRED: "Call again with the credentials that open the content, and with a new request_id if any.",
     Reason.NO_WORKER: "Start a worker, or repeat the call after the given delay.",
     Reason.SOURCE_UNREADABLE: "Make the named file readable, ignore it by a pattern, or use on_source_error WARN.",
     Reason.FOLDER_NOT_FOUND: "Create the folder, or set create_folder.",
@@ -135,6 +134,7 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.CHECKSUM_MISMATCH: "Restore from another backup; the named one is damaged. Check the disk that holds it.",
     Reason.ARCHIVE_MISSING: "Put the archive back where storage_path says, or use another backup.",
     Reason.ARCHIVE_INVALID: "Use another archive; this one breaks its format's rules in the named place.",
+    Reason.KEY_REQUIRED: "Call again with the credentials that open the content, and with a new request_id if any.",
     Reason.KEY_WRONG: "Repeat the call with the credentials that belong to what is sealed.",
     Reason.STORAGE_UNREACHABLE: "Make the storage reachable and repeat the call.",
     Reason.CATALOG_BUSY: "Repeat the call after the given delay.",

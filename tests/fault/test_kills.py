@@ -20,6 +20,7 @@ import pytest
 
 from holdfast.v1 import task_pb2, task_service_pb2
 from tests.harness import PATIENCE, Server, failure_of, is_stopped, make_tree, sha256_of, snapshot, until
+from tests.keys import PRIVATE, PUBLIC
 
 KILLS = int(os.environ.get("HOLDFAST_KILLS", "10"))
 SEED = int(os.environ.get("HOLDFAST_SEED", "2026"))
@@ -122,7 +123,8 @@ def test_kills_at_random_moments_of_a_backup(new_server: MakeServer, tmp_path: P
         tries += 1
         assert tries <= KILLS * 10, "too many moments came too late"
         role = ROLES[fired % len(ROLES)]
-        task_id = server.create("source", folder, tar=bool(fired % 2)).task_id
+        recipients = [PUBLIC] if fired % 3 == 2 else []
+        task_id = server.create("source", folder, tar=bool(fired % 2), recipients=recipients).task_id
         wait_for_moment(server, task_id, rng, duration)
         if not freeze_and_kill(server, ["supervisor", "edge", "worker"] if role == "all" else [role], task_id):
             server.ended(task_id)
@@ -136,7 +138,7 @@ def test_kills_at_random_moments_of_a_backup(new_server: MakeServer, tmp_path: P
             assert task.state == task_pb2.TASK_STATE_COMPLETED, task
             completed += 1
             if completed % 3 == 1:  # assert_archives holds all of them against what was read back
-                restored = server.restore(task.backup_result.backup_ids[0], tmp_path / "back")
+                restored = server.restore(task.backup_result.backup_ids[0], tmp_path / "back", identity=PRIVATE)
                 assert restored.state == task_pb2.TASK_STATE_COMPLETED, restored
                 assert snapshot(tmp_path / "back") == wanted
                 shutil.rmtree(tmp_path / "back")

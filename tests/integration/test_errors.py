@@ -161,7 +161,6 @@ def test_a_name_for_several_sources_is_refused(place: Place) -> None:
     [
         ({"backup_id": str(uuid.uuid4())}, "backup_id"),
         ({"locked": True}, "locked"),
-        ({"archive__age_recipients": ["age1xyz"]}, "archive.age_recipients"),
     ],
 )
 def test_fields_not_built_yet_are_refused_by_name(place: Place, values: dict[str, Any], field: str) -> None:
@@ -187,7 +186,7 @@ def test_messages_not_built_yet_are_refused_by_name(place: Place) -> None:
     cases = [
         (server.backups.CreateBackup, maintained, "maintenance"),
         (server.backups.CreateBackup, repository, "repository"),
-        (server.restores.RestoreBackup, sealed, "credentials"),
+        (server.restores.RestoreBackup, sealed, "credentials.passphrase"),
         (server.restores.RestoreBackup, in_place, "in_place"),
         (server.restores.RestoreBackup, wallet, "new_wallet"),
         (

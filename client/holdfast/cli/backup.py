@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from holdfast.cli.identity import identity_option
+from holdfast.cli.recipients import all_recipients, recipient_options
 from holdfast.cli.session import Command, Session, pass_session
 from holdfast.cli.watching import start
 from holdfast.credentials import Credentials
@@ -38,11 +39,13 @@ def backup() -> None:
     epilog="\b\nExamples:\n"
     "  holdfast backup create default --to /backups --format zip --tag nightly\n"
     "  holdfast backup create --all-wallets --to /backups --format tar.zst --create-folder\n"
+    "  holdfast backup create default --to /backups --format tar.zst --recipient age1...\n"
     "  holdfast backup create minecraft --to /backups --format zip --ignore '*.log' --dry-run",
 )
 @click.argument("source_ids", nargs=-1, metavar="[SOURCE_ID]...")
 @click.option("--to", "folder", required=True, metavar="FOLDER", help="Folder of the server for the archives.")
 @click.option("--format", "archive_format", required=True, type=click.Choice(list(_FORMATS)), help="Kind of archive.")
+@recipient_options
 @click.option("--all-wallets", is_flag=True, help="Every active wallet, instead of named sources.")
 @click.option("--tag", default="", help="Part of the archive's name: letters, digits, `.`, `_` and `-`.")
 @click.option("--name", default="", help="Name of the backup for people; only with one source.")
@@ -62,6 +65,8 @@ def create(
     source_ids: tuple[str, ...],
     folder: str,
     archive_format: str,
+    recipients: tuple[str, ...],
+    recipients_files: tuple[str, ...],
     all_wallets: bool,
     tag: str,
     name: str,
@@ -74,12 +79,14 @@ def create(
 ) -> int:
     """Back up each SOURCE_ID into a verified archive of its own, and watch it.
 
+    With recipients each archive is sealed with age: only their identities open it, and nobody can recover a lost one.
+
     Ctrl-C detaches from the watch; the backup goes on. A relative FOLDER is taken from here if the server is on this
     machine.
     """
     if bool(source_ids) == all_wallets:
         raise click.UsageError("name the sources, or use --all-wallets")
-    where = session.server_path(folder)
+    where, sealed_to = session.server_path(folder), all_recipients(recipients, recipients_files)
     return start(
         session,
         lambda request: session.client.backups.create(
@@ -89,6 +96,7 @@ def create(
             all_wallets=all_wallets,
             tag=tag,
             create_folder=create_folder,
+            age_recipients=sealed_to,
             name=name,
             ignore=ignore,
             on_source_error=None if on_source_error is None else OnSourceError[on_source_error.upper()],
@@ -155,7 +163,10 @@ def verify(
     detach: bool,
     request_id: str | None,
 ) -> int:
-    """Prove that a backup can be read."""
+    """Prove that a backup can be read.
+
+    A sealed one is opened with --identity; without it only the hash of the sealed file is checked.
+    """
     depth = None if level is None else _LEVELS[level]
     return start(
         session,
@@ -218,6 +229,7 @@ def _show(session: Session, one: Backup) -> None:
         ("state", str(one.state) + (", locked" if one.locked else "")),
         ("complete", "yes" if one.complete else "no"),
         ("archive", one.storage_path),
+        ("sealed", "yes, with age" if one.sealed else ""),
         ("size", "" if one.size is None else size(one.size)),
         ("sha256", one.sha256),
         ("made", local_time(one.create_time)),
@@ -230,7 +242,8 @@ def _show(session: Session, one: Backup) -> None:
     for proof in one.verifications:
         level, result = proof.level.lower().replace("_", "-"), "ok" if proof.ok else "DAMAGED"
         checked = f"{count(proof.files_checked, 'file')}, {size(proof.bytes_checked)}"
-        pairs.append(("verified", f"{local_time(proof.time)}  {level}  {result}  {checked}"))
+        note = f"  {proof.message}" if one.sealed and proof.message else ""
+        pairs.append(("verified", f"{local_time(proof.time)}  {level}  {result}  {checked}{note}"))
     session.record(pairs)
 
 

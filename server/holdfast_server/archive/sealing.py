@@ -56,7 +56,8 @@ _CURSORS = 3
 #: How long a wait lasts at most before `check` is asked again. A cancel must be seen within 100 ms.
 _TICK = 0.05
 
-_MAX_KEY_TEXT = 16 << 10
+#: Longest texts of a key, in characters.
+_MAX_RECIPIENT, _MAX_IDENTITY = 16 << 10, 64 << 10
 
 
 # -- keys ----------------------------------------------------------------------------------------------------------
@@ -110,8 +111,8 @@ def parse_recipients(texts: Sequence[str], field: str) -> Recipients:
 def parse_identity(text: str, field: str = "credentials.age_identity") -> Identity:
     """The content of an identity file: `AGE-SECRET-KEY-1…` lines with comments, or one SSH private key without a
     passphrase. Raises InvalidArgument/INVALID_FIELD for `field`, never with anything of the text."""
-    if len(text) > _MAX_KEY_TEXT:
-        raise invalid_field(field, f"an identity has at most {_MAX_KEY_TEXT} characters")
+    if len(text) > _MAX_IDENTITY:
+        raise invalid_field(field, f"an identity has at most {_MAX_IDENTITY} characters")
     if text.lstrip().startswith("-----BEGIN"):
         try:
             return Identity([pyrage.ssh.Identity.from_buffer(text.strip().encode() + b"\n")])
@@ -134,8 +135,8 @@ def is_sealed(head: bytes) -> bool:
 def _recipient(text: str, field: str) -> Any:
     if not text:
         raise invalid_field(field, "a recipient is empty")
-    if len(text) > _MAX_KEY_TEXT:
-        raise invalid_field(field, f"a recipient has at most {_MAX_KEY_TEXT} characters")
+    if len(text) > _MAX_RECIPIENT:
+        raise invalid_field(field, f"a recipient has at most {_MAX_RECIPIENT} characters")
     kind = text.lower()
     if kind.startswith("age-secret-key-"):
         raise invalid_field(field, "this is a secret key; give the recipient that belongs to it, and change the key")

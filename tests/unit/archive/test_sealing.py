@@ -30,7 +30,7 @@ from holdfast_server.archive.sealing import (
     parse_identity,
     parse_recipients,
 )
-from holdfast_server.archive.verify import structure, verify_archive
+from holdfast_server.archive.verify import verify_archive
 from holdfast_server.errors import Cancelled, DataLoss, FailedPrecondition, InvalidArgument, Reason
 from tests.keys import OTHER_PRIVATE, PRIVATE, PUBLIC
 from tests.unit.archive import archives
@@ -164,7 +164,7 @@ def test_as_many_recipients_as_allowed(tmp_path: Path) -> None:
         "AGE-PLUGIN-YUBIKEY-1QQQ",
         "caf\u00e9",
         "A\udc80",
-        PRIVATE * 400,
+        PRIVATE * 900,
         "-----BEGIN OPENSSH PRIVATE KEY-----\nsecretsecret\n-----END OPENSSH PRIVATE KEY-----\n",
         "-----BEGIN \udc80",
     ],
@@ -459,10 +459,10 @@ def test_archives_are_read_without_thrashing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     noise = random.Random(3)
-    items = [archives.file(b"%05d" % n + b"n" * 200, noise.randbytes(500)) for n in range(12_000)]
+    items = [archives.file(b"%05d" % n + b"n" * 200 + b"/" + b"n" * 250, noise.randbytes(500)) for n in range(6000)]
     pool = CompressorPool(2)
     archive = archives.Archive(tmp_path / "plain", format, pool)
-    archive.add([*items[:6000], archives.file(b"large", noise.randbytes(5 << 20)), *items[6000:]])
+    archive.add([*items[:3000], archives.file(b"large", noise.randbytes(5 << 20)), *items[3000:]])
     archive.finish()
     pool.close()
     seal(tmp_path / "s", (tmp_path / "plain").read_bytes(), step=1 << 20)
@@ -477,7 +477,6 @@ def test_archives_are_read_without_thrashing(
     monkeypatch.setattr(SealedSource, "_start", counted)
     with (tmp_path / "s").open("rb") as file, SealedSource(file, IDENTITY, nothing) as source:
         reader = open_reader(format.name, source, limits=Limits(), check=nothing)
-        assert structure(reader, check=nothing).members == len(items) + 1
         assert verify_archive(reader, check=nothing).files == len(items) + 1
-    # Two passes, each over the directory and the members; and once to the end.
-    assert started <= 8
+    # The key, a zip's end, its directory, its members, its manifest.
+    assert started <= 5

@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from holdfast_server.archive.reader import Limits
-from holdfast_server.archive.reading import BLOCK, Budget, Source
+from holdfast_server.archive.reading import BLOCK, Budget, FileSource
 from holdfast_server.archive.zstd_stream import zstd_blocks
 from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
 from tests.unit.archive.samples import TREE, file, read_all, tar
@@ -198,7 +198,7 @@ def test_limits_while_streaming(tmp_path: Path) -> None:
     path = tmp_path / "bomb"
     path.write_bytes(bomb)
     with path.open("rb") as opened:
-        source = Source(opened)
+        source = FileSource(opened)
         pieces = []
         blocks = zstd_blocks(source, Budget(Limits(total_bytes=8 << 20), source.size), lambda: None, 8 << 20)
         with pytest.raises(FailedPrecondition):

@@ -265,6 +265,39 @@ def test_an_identity_comes_from_a_file_or_from_stdin(
     assert not service.calls[-2][1].HasField("credentials")
 
 
+def test_a_restore_is_given_an_identity(run: Run, service: FakeService, tmp_path: Path) -> None:
+    service.on_create = lambda task: task.state(task_pb2.TASK_STATE_COMPLETED)
+    (tmp_path / "key.txt").write_text(IDENTITY)
+    assert run("restore", "b", "--to", "/srv/back", "--identity", str(tmp_path / "key.txt"))[0] == 0
+    (sent,) = [request for name, request in service.calls if name == "RestoreBackup"]
+    assert sent.credentials.age_identity == IDENTITY
+
+
+def test_recipients_come_from_options_files_and_stdin(
+    run: Run, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.on_create = lambda task: task.state(task_pb2.TASK_STATE_COMPLETED)
+    (tmp_path / "team.txt").write_text("# the team\nage1b\n\n  ssh-ed25519 AAAA comment\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"age1d\n")))
+    words = ("-r", "age1a", "--recipients-file", str(tmp_path / "team.txt"), "--recipient", "age1c", "-R", "-")
+    assert run(*CREATE, *words)[0] == 0
+    wanted = ["age1a", "age1c", "age1b", "ssh-ed25519 AAAA comment", "age1d"]
+    assert list(service.calls[0][1].archive.age_recipients) == wanted
+    assert run(*CREATE)[0] == 0
+    assert list([request for name, request in service.calls if name == "CreateBackup"][1].archive.age_recipients) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"# only a comment\n", b"\xff\xfe", b"age1\n" * 300_000, None])
+def test_what_is_no_recipients_file_never_gives_an_archive_in_clear(
+    run: Run, service: FakeService, tmp_path: Path, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "team.txt").write_bytes(content)
+    code, _, err = run(*CREATE, "--recipients-file", str(tmp_path / "team.txt"))
+    assert (code, "team.txt" in err, "remedy:" in err) == (1, True, True)
+    assert service.calls == []
+
+
 @pytest.mark.parametrize("content", [b"", b"# only a comment\n", b"\xff\xfe", b"x" * 70_000, None])
 def test_what_is_no_identity_file_is_refused_before_any_call(
     run: Run, service: FakeService, tmp_path: Path, content: bytes | None

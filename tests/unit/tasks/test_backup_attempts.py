@@ -11,8 +11,10 @@ import pytest
 
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.pool import CompressorPool
+from holdfast_server.archive.sidecar import parse_sidecar
 from holdfast_server.catalog import backups
 from holdfast_server.catalog.rows import BackupState, SourceKind, TaskRow, TaskState
+from holdfast_server.core import publish as publish_module
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks import backup as backup_module
 from holdfast_server.tasks import publishing
@@ -21,7 +23,10 @@ from holdfast_server.tasks.backup_orders import BackupOrder, BackupOrders
 from holdfast_server.tasks.sources import SourceOrder, SourceRegistry
 from holdfast_server.tasks.worker import Worker
 from tests.harness import sha256_of
+from tests.keys import PUBLIC
 from tests.unit.tasks.conftest import World
+
+SIDECAR = ".holdfast.json"
 
 
 class Death(BaseException):
@@ -29,7 +34,8 @@ class Death(BaseException):
 
 
 class Fixture:
-    def __init__(self, world: World, base: Path, pool: CompressorPool) -> None:
+    def __init__(self, world: World, base: Path, pool: CompressorPool, recipients: tuple[str, ...]) -> None:
+        self.recipients = recipients
         data_dir = base / "data"
         data_dir.mkdir()
         self.base, self.world = base, world
@@ -51,8 +57,11 @@ class Fixture:
 
     def order(self, *source_ids: str) -> TaskRow:
         self.world.clock.step(1)
-        order = BackupOrder(source_ids, False, os.fsencode(self.folder), ArchiveFormat.ZIP)
+        order = BackupOrder(source_ids, False, os.fsencode(self.folder), ArchiveFormat.ZIP, recipients=self.recipients)
         return self.orders.create(order, "admin", None)
+
+    def archives(self) -> list[str]:
+        return [name for name in os.listdir(self.folder) if not name.endswith(SIDECAR)]
 
     def worker(self) -> Worker:
         self.made += 1
@@ -67,19 +76,22 @@ class Fixture:
         self.world.lose_lease()
 
     def assert_one(self, task_id: str, expected: int) -> None:
-        """The folder holds exactly the archives that the catalog says are COMPLETED."""
+        """The folder holds the archives that the catalog says are COMPLETED, with the sidecars of sealed ones."""
         with self.world.database.read() as connection:
             rows = backups.backups_of_task(connection, task_id)
         done = {os.fsdecode(r.file_name or b""): r.sha256 for r in rows if r.state == BackupState.COMPLETED}
-        found = {name: sha256_of(self.folder / name) for name in os.listdir(self.folder)}
-        assert found == done
+        assert {name: sha256_of(self.folder / name) for name in self.archives()} == done
+        sidecars = {name + SIDECAR for name in done} if self.recipients else set()
+        assert set(os.listdir(self.folder)) == set(done) | sidecars
+        for name in sidecars:
+            assert parse_sidecar((self.folder / name).read_bytes()).sha256 == done[name.removesuffix(SIDECAR)]
         assert len(done) == expected
 
 
-@pytest.fixture
-def fixture(world: World, tmp_path: Path) -> Iterator[Fixture]:
+@pytest.fixture(params=[(), (PUBLIC,)], ids=["plain", "sealed"])
+def fixture(world: World, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Fixture]:
     pool = CompressorPool(1, 32 << 20)
-    yield Fixture(world, tmp_path, pool)
+    yield Fixture(world, tmp_path, pool, request.param)
     pool.close()
 
 
@@ -113,7 +125,7 @@ def test_an_archive_published_by_a_dead_attempt_is_adopted(
     task = fixture.order(*[fixture.source(f"s{n}") for n in range(count)])
     after_publishing(die)
     fixture.die(task.task_id)
-    before = {name: os.stat(fixture.folder / name).st_ino for name in os.listdir(fixture.folder)}
+    before = {name: os.stat(fixture.folder / name).st_ino for name in fixture.archives()}
     assert len(before) == 1
     assert fixture.execute(task.task_id) == "completed"
     fixture.assert_one(task.task_id, count)
@@ -148,7 +160,7 @@ def test_a_cancel_that_reaches_the_successor_removes_what_was_published(
     fixture.assert_one(task.task_id, 0)
     cleanup = fixture.world.row(task.task_id).cleanup
     assert cleanup is not None
-    assert cleanup["files_removed"] == 1
+    assert cleanup["files_removed"] == 1 + len(fixture.recipients)
 
 
 def test_a_cancel_during_the_successor_removes_what_was_published(
@@ -181,7 +193,7 @@ def test_a_task_given_up_after_publishing_leaves_no_archive_unknown_to_the_catal
     row = fixture.world.row(task.task_id)
     assert row.error is not None
     assert row.error["reason"] == "INTERRUPTED"
-    fixture.assert_one(task.task_id, len(os.listdir(fixture.folder)))
+    fixture.assert_one(task.task_id, len(fixture.archives()))
 
 
 def test_a_source_gone_after_publishing_leaves_no_archive_unknown_to_the_catalog(
@@ -192,7 +204,7 @@ def test_a_source_gone_after_publishing_leaves_no_archive_unknown_to_the_catalog
     fixture.die(task.task_id)
     os.rename(fixture.base / "s", fixture.base / "moved")
     fixture.execute(task.task_id)
-    fixture.assert_one(task.task_id, len(os.listdir(fixture.folder)))
+    fixture.assert_one(task.task_id, len(fixture.archives()))
 
 
 def test_a_cancel_after_publishing_takes_the_archive_back(
@@ -222,7 +234,7 @@ def test_a_cancel_between_two_sources_keeps_the_finished_one_and_says_so(
     fixture.assert_one(task.task_id, 1)
     cleanup = fixture.world.row(task.task_id).cleanup
     assert cleanup is not None
-    assert cleanup["left_behind"] == [str(fixture.folder / name) for name in os.listdir(fixture.folder)]
+    assert cleanup["left_behind"] == [str(fixture.folder / name) for name in fixture.archives()]
 
 
 def test_a_partial_of_a_dead_attempt_is_removed_by_the_next(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,8 +270,55 @@ def test_a_foreign_file_under_the_announced_name_is_not_adopted(
     with monkeypatch.context() as patch:
         patch.setattr(publishing, "publish_archive", publish)
         fixture.die(task.task_id)
-    (foreign,) = [name for name in os.listdir(fixture.folder) if not name.startswith(".")]
+    (foreign,) = [name for name in fixture.archives() if not name.startswith(".")]
     assert fixture.execute(task.task_id) == "completed"
     assert (fixture.folder / foreign).read_text() == "somebody else's"
     (fixture.folder / foreign).unlink()
+    fixture.assert_one(task.task_id, 1)
+
+
+@pytest.mark.parametrize("fixture", [(PUBLIC,)], ids=["sealed"], indirect=True)
+@pytest.mark.parametrize("end", ["completed", "cancelled", "failed"])
+def test_a_sidecar_whose_archive_never_came_is_removed(
+    fixture: Fixture, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """The attempt dies between the two renames."""
+    task = fixture.order(fixture.source("s"))
+
+    def publish_beside(*_: Any) -> None:
+        raise Death
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish_module, "_publish_beside", publish_beside)
+        fixture.die(task.task_id)
+    (orphan,) = os.listdir(fixture.folder)
+    assert orphan.endswith(".zip.age.holdfast.json")
+    if end == "cancelled":
+        fixture.world.engine.cancel(task.task_id)
+    elif end == "failed":
+        fixture.world.update(task.task_id, fruitless=3)
+    assert fixture.execute(task.task_id) == end
+    fixture.assert_one(task.task_id, int(end == "completed"))
+    if end == "completed":
+        assert os.listdir(fixture.folder).count(orphan) == 1, "its own name is free again"
+
+
+@pytest.mark.parametrize("fixture", [(PUBLIC,)], ids=["sealed"], indirect=True)
+def test_a_frozen_attempt_does_not_take_back_its_successors_sidecar(
+    fixture: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old attempt freezes between the two renames; the new one does everything; the old one wakes up."""
+    task = fixture.order(fixture.source("s"))
+    original: Any = publish_module._publish_beside
+    waiting = [1]
+
+    def publish_beside(*arguments: Any) -> None:
+        if waiting:
+            waiting.pop()
+            fixture.world.lose_lease()
+            assert fixture.execute(task.task_id) == "completed"
+        original(*arguments)
+
+    monkeypatch.setattr(publish_module, "_publish_beside", publish_beside)
+    assert fixture.execute(task.task_id) in ("fenced", "lost")
     fixture.assert_one(task.task_id, 1)
