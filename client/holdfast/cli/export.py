@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from holdfast.cli.identity import identity_option
+from holdfast.cli.recipients import all_recipients, recipient_options
 from holdfast.cli.session import Command, Session, pass_session
 from holdfast.cli.watching import start
 from holdfast.credentials import Credentials
@@ -25,7 +26,7 @@ def export() -> None:
     epilog="\b\nExamples:\n"
     "  holdfast export backup BACKUP_ID --to /mnt/usb --format tar.zst\n"
     "  holdfast export backup BACKUP_ID --to /tmp --format zip --path Bank --path config.toml\n"
-    "  holdfast export backup BACKUP_ID --to /mnt/usb --format tar.gz --recipient age1…",
+    "  holdfast export backup BACKUP_ID --to /mnt/usb --format tar.gz --recipient age1...",
 )
 @click.argument("backup_id")
 @click.option("--to", "folder", required=True, metavar="FOLDER", help="Folder of the server for the file.")
@@ -33,7 +34,7 @@ def export() -> None:
 @click.option("--create-folder", is_flag=True, help="Create FOLDER if it is missing.")
 @click.option("--tag", default="", help="Part of the file's name: letters, digits, `.`, `_` and `-`.")
 @click.option("--path", "paths", multiple=True, metavar="PATH", help="Only this entry of the backup, and all below it.")
-@click.option("--recipient", "recipients", multiple=True, metavar="AGE1…", help="Seal the file to this age recipient.")
+@recipient_options
 @identity_option
 @click.option("--dry-run", is_flag=True, help="Only tell what would be packed; write nothing.")
 @click.option("--detach", is_flag=True, help="Print the task's id and do not wait for it.")
@@ -48,6 +49,7 @@ def backup(
     tag: str,
     paths: tuple[str, ...],
     recipients: tuple[str, ...],
+    recipients_files: tuple[str, ...],
     credentials: Credentials | None,
     dry_run: bool,
     detach: bool,
@@ -62,7 +64,7 @@ def backup(
     Ctrl-C detaches from the watch; the export goes on. A relative FOLDER is taken from here if the server is on this
     machine.
     """
-    where = session.server_path(folder)
+    where, sealed_to = session.server_path(folder), all_recipients(recipients, recipients_files)
     return start(
         session,
         lambda request: session.client.exports.backup(
@@ -72,7 +74,7 @@ def backup(
             create_folder=create_folder,
             tag=tag,
             paths=paths,
-            age_recipients=recipients,
+            age_recipients=sealed_to,
             dry_run=dry_run,
             credentials=credentials,
             request_id=request,

@@ -34,7 +34,7 @@ class Death(BaseException):
 
 
 class Fixture:
-    def __init__(self, world: World, base: Path, pool: CompressorPool, recipients: tuple[str, ...]) -> None:
+    def __init__(self, world: World, base: Path, pool: CompressorPool, recipients: tuple[str, ...] = ()) -> None:
         self.recipients = recipients
         data_dir = base / "data"
         data_dir.mkdir()

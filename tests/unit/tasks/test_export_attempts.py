@@ -28,7 +28,6 @@ Happening = Callable[[], None]
 class Exports(Fixture):
     def __init__(self, world: World, base: Path, pool: CompressorPool, recipients: tuple[str, ...]) -> None:
         super().__init__(world, base, pool)
-        self.recipients = recipients
         task = self.order(self.source("source"))
         assert self.execute(task.task_id) == "completed"
         result = world.row(task.task_id).result
@@ -37,6 +36,7 @@ class Exports(Fixture):
         policy = FolderPolicy(str(base / "data"), ["/"])
         world.handler = ExportHandler(world.database, policy, pool, world.clock, "test")  # type: ignore[assignment]
         self.exports = ExportOrders(world.engine, policy, world.clock)
+        self.recipients = recipients
         self.out = base / "out"
         self.out.mkdir()
 
