@@ -12,7 +12,7 @@ from bench.report import EVIDENCE, ROOT, Result, write_evidence
 from bench.service import WORK
 from bench.trees import SIZES
 
-NAMES = ("startup", "idle", "cancel", "watchers", "archives")
+NAMES = ("startup", "idle", "cancel", "watchers", "archives", "memory")
 
 
 def main() -> int:
@@ -21,7 +21,9 @@ def main() -> int:
     parser.add_argument(
         "names", nargs="*", choices=[*NAMES, []], metavar="NAME", help=f"default all: {', '.join(NAMES)}"
     )
-    parser.add_argument("--size", choices=sorted(SIZES), default="small", help="tree of `archives` (default: small)")
+    parser.add_argument(
+        "--size", choices=sorted(SIZES), default="small", help="trees of `archives` and `memory` (default: small)"
+    )
     parser.add_argument("--tree", metavar="DIR", help="back up this folder in `archives` instead of a generated tree")
     parser.add_argument("--runs", type=int, metavar="N", help="how often each measurement is repeated")
     parser.add_argument("--evidence", action="store_true", help=f"write the tables into {EVIDENCE.relative_to(ROOT)}")
@@ -48,6 +50,8 @@ def _command(name: str, options: argparse.Namespace) -> str:
     words = ["python", "-m", "bench", name]
     if name == "archives":
         words += ["--tree", options.tree] if options.tree else ["--size", options.size]
+    if name == "memory":
+        words += ["--size", options.size]
     if options.runs:
         words += ["--runs", str(options.runs)]
     return shlex.join(words)

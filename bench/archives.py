@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.report import Check, Result
-from bench.service import TAR_GZ, TAR_ZST, WORK, ZIP, Api, Server, fresh_folder
+from bench.service import TAR_GZ, TAR_ZST, WORK, ZIP, Api, Server, clear_peak, fresh_folder, peak_memory
 from bench.trees import SIZES, count, mixed_tree
 from holdfast.v1 import task_pb2
 
@@ -101,13 +101,13 @@ def run(options: argparse.Namespace) -> Result:
 
 def _ours(tool: _Tool, server: Server, api: Api, folder: Path) -> None:
     worker = server.role("worker")
-    Path(f"/proc/{worker.pid}/clear_refs").write_text("5")  # the peak counts from here
+    clear_peak(worker)
     began = time.monotonic()
     task = api.finish(api.start_backup(["tree"], folder, tool.archive_format).task_id)
     tool.times.append(time.monotonic() - began)
     if task.state not in (task_pb2.TASK_STATE_COMPLETED, task_pb2.TASK_STATE_COMPLETED_WITH_WARNINGS):
         raise RuntimeError(f"the backup failed: {task.message}")
-    tool.peak = max(tool.peak, _peak(worker.pid))
+    tool.peak = max(tool.peak, peak_memory(worker))
     tool.size = sum(path.stat().st_size for path in folder.iterdir())
     shutil.rmtree(folder)
 
@@ -167,11 +167,3 @@ def _warm(tree: Path) -> None:
             with open(os.path.join(folder, name), "rb") as file:
                 while file.read(1 << 20):
                     pass
-
-
-def _peak(pid: int) -> int:
-    """Highest resident size of a process since its peak was cleared, in bytes."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("the kernel tells no peak")

@@ -23,6 +23,8 @@ from holdfast.v1 import (
     backup_pb2,
     backup_service_pb2,
     backup_service_pb2_grpc,
+    restore_service_pb2,
+    restore_service_pb2_grpc,
     source_service_pb2,
     source_service_pb2_grpc,
     task_pb2,
@@ -30,7 +32,19 @@ from holdfast.v1 import (
     task_service_pb2_grpc,
 )
 
-__all__ = ["ENDS", "TAR_GZ", "TAR_ZST", "WORK", "ZIP", "Api", "Server", "fresh_folder", "proportional_memory"]
+__all__ = [
+    "ENDS",
+    "TAR_GZ",
+    "TAR_ZST",
+    "WORK",
+    "ZIP",
+    "Api",
+    "Server",
+    "clear_peak",
+    "fresh_folder",
+    "peak_memory",
+    "proportional_memory",
+]
 
 #: Everything the benchmarks make lies below this folder.
 WORK = ROOT / ".bench"
@@ -163,6 +177,7 @@ class Api:
         self.metadata = (("authorization", f"Bearer {token}"),)
         self.sources: Any = source_service_pb2_grpc.SourceServiceStub(self.channel)  # type: ignore[no-untyped-call]
         self.backups: Any = backup_service_pb2_grpc.BackupServiceStub(self.channel)  # type: ignore[no-untyped-call]
+        self.restores: Any = restore_service_pb2_grpc.RestoreServiceStub(self.channel)  # type: ignore[no-untyped-call]
         self.tasks: Any = task_service_pb2_grpc.TaskServiceStub(self.channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Api:
@@ -184,6 +199,12 @@ class Api:
             request_id=request_id,
         )
         task: task_pb2.Task = self.backups.CreateBackup(request, metadata=self.metadata, timeout=30)
+        return task
+
+    def start_restore(self, backup_id: str, folder: Path) -> task_pb2.Task:
+        request = restore_service_pb2.RestoreBackupRequest(backup_id=backup_id)
+        request.new_folder.folder = str(folder)
+        task: task_pb2.Task = self.restores.RestoreBackup(request, metadata=self.metadata, timeout=30)
         return task
 
     def task(self, task_id: str) -> task_pb2.Task:
@@ -231,6 +252,19 @@ class Api:
             if task.state in ENDS or task.progress.original_size >= size:
                 return
             time.sleep(0.01)
+
+
+def clear_peak(process: psutil.Process) -> None:
+    """`peak_memory` counts from here."""
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+
+
+def peak_memory(process: psutil.Process) -> int:
+    """Highest resident size of a process since its peak was cleared, in bytes."""
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("the kernel tells no peak")
 
 
 def proportional_memory(process: psutil.Process) -> tuple[int, str]:

@@ -65,6 +65,22 @@ SUITES = (
         arguments=["tests/property"],
         environment={"HYPOTHESIS_PROFILE": "soak"},
     ),
+    Suite(
+        "swaps",
+        "folders and files swapped for links to the outside while they are restored into or backed up",
+        rounds=10,
+        per_round=400_000,
+        arguments=["tests/fault/test_swaps.py"],
+        environment={"HOLDFAST_SWAPS": "100000"},
+    ),
+    Suite(
+        "mutations",
+        "mutated archives: success or a typed error, limits kept, no effect outside",
+        rounds=40,
+        per_round=25_000,
+        arguments=["tests/property/test_archive_mutations.py", "-k", "test_mutations", "-n", "2"],
+        environment={"HOLDFAST_MUTATIONS": "25000"},
+    ),
 )
 
 

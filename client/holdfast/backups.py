@@ -49,7 +49,8 @@ class Backups:
         """Start a backup of each source into an archive of its own in `folder`, an absolute path on the server.
 
         `format` may be written as `"zip"`, `"tar.gz"` or `"tar.zst"`. With `age_recipients` (`age1…`, SSH public keys;
-        at most 100) each archive is sealed to them, and only their identities open it.
+        at most 100) each archive is sealed to them, and only their identities open it. `backup_id` (a UUID) and `name`
+        go with one source only. `locked` refuses deletion until `update` unlocks it.
 
         Repeats after a lost answer are safe: without `request_id` a fresh one is sent. Refusals raise at once; what
         fails later is in the task.
@@ -87,17 +88,39 @@ class Backups:
         task_id: str = "",
         states: Iterable[BackupState] = (),
         kinds: Iterable[BackupKind] = (),
+        show_deleted: bool = False,
         page_size: int = 0,
     ) -> Iterator[Backup]:
-        """All backups that match, newest first."""
+        """All backups that match, newest first; `show_deleted`: also those in the trash."""
         request = backup_service_pb2.ListBackupsRequest(
             page_size=page_size,
             source_id=source_id,
             task_id=task_id,
             states=[to_number(backup_pb2.BackupState, state) for state in states],
             kinds=[to_number(backup_pb2.BackupKind, kind) for kind in kinds],
+            show_deleted=show_deleted,
         )
         return pages(self._connection, self._connection.backups.ListBackups, request, "backups", Backup)
+
+    def update(self, backup_id: str, *, name: str | None = None, locked: bool | None = None) -> Backup:
+        """Rename, lock or unlock; what is None stays. Also while it is being made; not in the trash."""
+        request = backup_service_pb2.UpdateBackupRequest(backup_id=backup_id, name=name)
+        if locked is not None:
+            request.locked = locked
+        return from_message(Backup, self._connection.call(self._connection.backups.UpdateBackup, request))
+
+    def delete(self, backup_id: str) -> Backup:
+        """Move a backup to the trash, where it stays until `purge_time`.
+
+        Raises FailedPrecondition/BACKUP_LOCKED, Aborted/BACKUP_BUSY.
+        """
+        request = backup_service_pb2.DeleteBackupRequest(backup_id=backup_id)
+        return from_message(Backup, self._connection.call(self._connection.backups.DeleteBackup, request))
+
+    def undelete(self, backup_id: str) -> Backup:
+        """Take a backup out of the trash. Raises NotFound/BACKUP_NOT_FOUND once it was purged."""
+        request = backup_service_pb2.UndeleteBackupRequest(backup_id=backup_id)
+        return from_message(Backup, self._connection.call(self._connection.backups.UndeleteBackup, request))
 
     def verify(
         self,

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,14 +22,20 @@ from holdfast_server.process import Child, forbid_core_dumps, raise_file_limit
 
 if TYPE_CHECKING:
     from holdfast_server.storage.policy import FolderPolicy
+    from holdfast_server.tasks.backup_life import BackupLife
     from holdfast_server.tasks.engine import TaskEngine
+    from holdfast_server.tasks.rebuild import Finding, RebuildSummary
 
-__all__ = ["ADDRESS_FILE", "prepare_data_dir", "run_edge", "run_worker", "software_version"]
+__all__ = ["ADDRESS_FILE", "prepare_data_dir", "rebuild_catalog", "run_edge", "run_worker", "software_version"]
 
 _log = logging.getLogger(__name__)
 
 #: Where the CLI finds a running server: the address it is bound to, beside the token.
 ADDRESS_FILE = "server.address"
+
+#: How often the trash is looked through for what is due, and every how many times for what a crash left half done.
+_TRASH_SECONDS = 60.0
+_REPAIR_ROUNDS = 60
 
 
 def software_version() -> str:
@@ -61,6 +67,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     from holdfast_server.rpc.interceptors import CallInterceptor, StreamPlaces
     from holdfast_server.rpc.registry import NOT_BUILT_FILES, Services, register_services
     from holdfast_server.rpc.server import NotBuiltYet, build_server
+    from holdfast_server.tasks.backup_life import BackupLife
     from holdfast_server.tasks.backup_orders import BackupOrders
     from holdfast_server.tasks.engine import TaskEngine
     from holdfast_server.tasks.export import ExportOrders
@@ -85,6 +92,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
         pump=pump,
         sources=SourceRegistry(database, policy, clock),
         backups=BackupOrders(database, engine, policy, clock),
+        life=BackupLife(database, clock, config.backups.trash_hours, _trash_lock(config)),
         verifications=VerifyOrders(engine),
         restores=RestoreOrders(engine, policy),
         exports=ExportOrders(engine, policy, clock),
@@ -127,6 +135,7 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     from holdfast_server.catalog.database import Database
     from holdfast_server.catalog.rows import TaskKind
     from holdfast_server.tasks.backup import BackupHandler
+    from holdfast_server.tasks.backup_life import BackupLife
     from holdfast_server.tasks.engine import TaskEngine
     from holdfast_server.tasks.export import ExportHandler
     from holdfast_server.tasks.housekeeping import Housekeeper
@@ -156,8 +165,10 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     housekeeper = Housekeeper(database, queue, clock, config.tasks.history_days, config.tasks.request_id_days)
     worker = Worker(owner, database, engine, handlers, housekeeper, clock, config.tasks.lease_seconds)
     consumer = DbosConsumer(config.database_url, owner, {"data": config.worker.max_tasks, "short": 2}, worker.execute)
+    life = BackupLife(database, clock, config.backups.trash_hours, _trash_lock(config))
     stop = _stop_signals()
     worker.start(dead_owners, dead_before)
+    threading.Thread(target=_keep_trash, args=(life, stop.first), name="trash", daemon=True).start()
     consumer.start()
     child.report(worker=owner)
     stop.first.wait()
@@ -166,6 +177,37 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     # Nothing of ours runs any more; DBOS's own threads hold nothing worth an orderly end.
     sys.stderr.flush()
     os._exit(0)
+
+
+def rebuild_catalog(
+    config: Config, folders: Sequence[Path], tell: Callable[[Finding], None], *, recursive: bool, dry_run: bool
+) -> RebuildSummary:
+    """Add to the catalog what archives in the folders say of backups that it does not know.
+
+    The data directory must be ours alone. Raises ConfigError for a folder that cannot be opened, before anything is
+    read.
+    """
+    from contextlib import ExitStack
+
+    from holdfast_server.catalog.database import Database
+    from holdfast_server.errors import HoldfastError
+    from holdfast_server.storage.folder import open_folder
+    from holdfast_server.tasks.queue import migrate_queue
+    from holdfast_server.tasks.rebuild import CatalogRebuild
+
+    with ExitStack() as stack:
+        opened = []
+        for folder in folders:
+            try:
+                opened.append(stack.enter_context(open_folder(os.path.abspath(os.fsencode(folder)), "--folder")))
+            except HoldfastError as error:
+                raise ConfigError(f"--folder {folder}: {error.message}") from error
+        database = Database(config.database_url, busy_timeout=30.0)
+        stack.callback(database.close)
+        database.prepare(_lock_file(config), migrate_queue)
+        data_dir = os.fsencode(config.paths.data_dir)
+        rebuild = CatalogRebuild(database, SystemClock(), data_dir, tell, recursive=recursive, dry_run=dry_run)
+        return rebuild.run(opened)
 
 
 class _Stop:
@@ -199,6 +241,25 @@ def _tick(engine: TaskEngine, stop: threading.Event) -> None:
             _log.exception("the edge's tick failed")
 
 
+def _keep_trash(life: BackupLife, stop: threading.Event) -> None:
+    """Empty the trash of what is due. On a thread of its own: storage that hangs must not keep leases from renewal."""
+    from holdfast_server.errors import Unavailable
+
+    rounds = 0
+    while True:
+        try:
+            if rounds % _REPAIR_ROUNDS == 0:
+                life.repair(stop.is_set)
+            life.purge(stop.is_set)
+        except Unavailable:
+            pass
+        except Exception:  # noqa: BLE001  logged, and the loop goes on
+            _log.exception("keeping the trash failed")
+        rounds += 1
+        if stop.wait(_TRASH_SECONDS):
+            return
+
+
 def _policy(config: Config) -> FolderPolicy:
     from holdfast_server.storage.policy import FolderPolicy
 
@@ -207,6 +268,10 @@ def _policy(config: Config) -> FolderPolicy:
 
 def _lock_file(config: Config) -> Path:
     return config.paths.data_dir / "catalog.lock"
+
+
+def _trash_lock(config: Config) -> Path:
+    return config.paths.data_dir / "trash.lock"
 
 
 def _write_address(data_dir: Path, address: str) -> None:

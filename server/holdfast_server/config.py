@@ -18,7 +18,16 @@ from typing import Any
 
 import platformdirs
 
-__all__ = ["Config", "ConfigError", "PathsConfig", "ServerConfig", "TasksConfig", "WorkerConfig", "load_config"]
+__all__ = [
+    "BackupsConfig",
+    "Config",
+    "ConfigError",
+    "PathsConfig",
+    "ServerConfig",
+    "TasksConfig",
+    "WorkerConfig",
+    "load_config",
+]
 
 
 class ConfigError(Exception):
@@ -66,6 +75,13 @@ class TasksConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BackupsConfig:
+    """`[backups]`: stored backups."""
+
+    trash_hours: float = 24.0  #: a deleted backup can be taken back for this long; 0: it is removed at once
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration, valid by construction (`load_config`)."""
 
@@ -73,6 +89,7 @@ class Config:
     paths: PathsConfig = field(default_factory=PathsConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)
+    backups: BackupsConfig = field(default_factory=BackupsConfig)
 
     @property
     def is_local(self) -> bool:
@@ -288,6 +305,7 @@ def _check(config: Config) -> None:
         ("[tasks] history_days", config.tasks.history_days, 1, 36_500),
         ("[tasks] request_id_days", config.tasks.request_id_days, 1, 365),
         ("[tasks] lease_seconds", config.tasks.lease_seconds, 1, 300),
+        ("[backups] trash_hours", config.backups.trash_hours, 0, 87_600),
     ]
     for name, value, low, high in ranges:
         if not low <= value <= high:

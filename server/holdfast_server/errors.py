@@ -62,7 +62,9 @@ class Reason(StrEnum):
     SOURCE_BUSY = "SOURCE_BUSY"
     NOT_A_WALLET = "NOT_A_WALLET"
     NO_SOURCES = "NO_SOURCES"
+    BACKUP_EXISTS = "BACKUP_EXISTS"
     BACKUP_NOT_FOUND = "BACKUP_NOT_FOUND"
+    BACKUP_LOCKED = "BACKUP_LOCKED"
     BACKUP_BUSY = "BACKUP_BUSY"
     BACKUP_NOT_RESTORABLE = "BACKUP_NOT_RESTORABLE"
     TASK_NOT_FOUND = "TASK_NOT_FOUND"
@@ -85,6 +87,7 @@ class Reason(StrEnum):
     TOO_MANY_WATCHERS = "TOO_MANY_WATCHERS"
     CHECKSUM_MISMATCH = "CHECKSUM_MISMATCH"
     ARCHIVE_MISSING = "ARCHIVE_MISSING"
+    ARCHIVE_CHANGED = "ARCHIVE_CHANGED"
     ARCHIVE_INVALID = "ARCHIVE_INVALID"
     KEY_REQUIRED = "KEY_REQUIRED"
     KEY_WRONG = "KEY_WRONG"
@@ -108,7 +111,9 @@ REMEDIES: Mapping[Reason, str] = {
         "Name a folder that holds Bank, Fracked, config.toml and transactions.csv, or register it as a DIRECTORY."
     ),
     Reason.NO_SOURCES: "Register a wallet, or name the sources to back up.",
-    Reason.BACKUP_NOT_FOUND: "List the backups and use one of their ids.",
+    Reason.BACKUP_EXISTS: "Choose another backup_id, or leave it out.",
+    Reason.BACKUP_NOT_FOUND: "List the backups and use one of their ids; UndeleteBackup takes one out of the trash.",
+    Reason.BACKUP_LOCKED: "Unlock the backup with UpdateBackup first, if it may really go.",
     Reason.BACKUP_BUSY: "Wait for the task that uses the backup, or cancel it.",
     Reason.BACKUP_NOT_RESTORABLE: "Use a backup in state COMPLETED.",
     Reason.TASK_NOT_FOUND: "List the tasks; ended tasks are kept for history_days.",
@@ -133,6 +138,7 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.TOO_MANY_WATCHERS: "Close a watch, or raise [server] max_watchers.",
     Reason.CHECKSUM_MISMATCH: "Restore from another backup; the named one is damaged. Check the disk that holds it.",
     Reason.ARCHIVE_MISSING: "Put the archive back where storage_path says, or use another backup.",
+    Reason.ARCHIVE_CHANGED: "Look at the named file, move it away if it may go, and repeat the call.",
     Reason.ARCHIVE_INVALID: "Use another archive; this one breaks its format's rules in the named place.",
     Reason.KEY_REQUIRED: "Call again with the credentials that open the content, and with a new request_id if any.",
     Reason.KEY_WRONG: "Repeat the call with the credentials that belong to what is sealed.",

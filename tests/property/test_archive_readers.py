@@ -1,30 +1,21 @@
-"""Mutated archives: every reader, verifier and extractor ends with success or a typed error, never with another one."""
+"""Archives that were cut off, or hurt in one byte: the strict readers notice each of them."""
 
 from __future__ import annotations
 
 import gzip
 import io
-import os
-import random
-import shutil
-import struct
 import tarfile
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from holdfast_server.archive.extract import extract
 from holdfast_server.archive.member import Member
 from holdfast_server.archive.reader import Limits, open_reader
 from holdfast_server.archive.seek_table import FrameSizes
 from holdfast_server.archive.tar_writer import zstd_frame
-from holdfast_server.archive.verify import structure, verify_archive
 from holdfast_server.errors import DataLoss, FailedPrecondition
 
-SEED = 20_261_121
-SECONDS = 1.5
 MANIFEST = (
     b'{"format":"holdfast-manifest","version":1,"entries":[\n'
     b'{"path":"a","type":"file","mode":"0644","mtime":"1700000000.000000000","uid":0,"gid":0,"size":4,"sha256":"'
@@ -74,86 +65,6 @@ def zst(data: bytes, pieces: int = 3) -> bytes:
         frames.add(len(out), len(frame), len(piece))
         out += frame
     return out + frames.table()
-
-
-def mutated(data: bytes, chance: random.Random) -> bytes:
-    out = bytearray(data)
-    for _ in range(chance.choice((1, 1, 1, 2, 3, 8))):
-        at = chance.randrange(len(out))
-        what = chance.randrange(6)
-        if what == 0:
-            out[at] ^= 1 << chance.randrange(8)
-        elif what == 1:
-            out[at] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
-        elif what == 2:
-            del out[at : at + chance.choice((1, 2, 4, 512))]
-        elif what == 3:
-            out[at:at] = out[at : at + chance.choice((1, 4, 30, 512))]
-        elif what == 4:
-            out[at : at + 4] = struct.pack("<L", chance.choice((0, 1, 0xFFFFFFFF, 0x7FFFFFFF, len(out))))
-        else:
-            other = chance.randrange(len(out))
-            out[at : at + 16] = out[other : other + 16]
-        if not out:
-            out = bytearray(b"\0")
-    return bytes(out)
-
-
-def with_good_checksums(data: bytes) -> bytes:
-    """Make the header checksums of a mutated tar right again, so that the mutation gets past them."""
-    out = bytearray(data)
-    for at in range(0, len(out) - 511, 512):
-        if out[at + 257 : at + 262] == b"ustar":
-            out[at + 148 : at + 156] = b"        "
-            out[at + 148 : at + 156] = b"%06o\0 " % sum(out[at : at + 512])
-    return bytes(out)
-
-
-def use(path: Path, format_name: str, data: bytes, chance: random.Random) -> None:
-    path.write_bytes(data)
-    limits = Limits(total_bytes=1 << 20, entries=100)
-    expect = chance.random() < 0.5
-    with path.open("rb") as opened:
-        for work in (verify_archive, structure):
-            try:
-                work(
-                    open_reader(format_name, opened, limits=limits, check=lambda: None),
-                    check=lambda: None,
-                    expect_manifest=expect,
-                )
-            except (FailedPrecondition, DataLoss):
-                pass
-        root = path.parent / "root"
-        root.mkdir()
-        fd = os.open(root, os.O_RDONLY)
-        try:
-            reader = open_reader(format_name, opened, limits=limits, check=lambda: None)
-            extract(reader, fd, check=lambda: None, expect_manifest=False)
-        except (FailedPrecondition, DataLoss):
-            pass
-        finally:
-            os.close(fd)
-            shutil.rmtree(root)
-    assert sorted(p.name for p in path.parent.iterdir()) == [path.name]
-
-
-@pytest.mark.parametrize("format_name", ["ZIP", "TAR_GZ", "TAR_ZST", "TAR"])
-def test_mutations_end_in_typed_errors(tmp_path: Path, format_name: str) -> None:
-    chance = random.Random(SEED)
-    tar = small_tar()
-    original = {"ZIP": small_zip(), "TAR_GZ": gzip.compress(tar), "TAR_ZST": zst(tar), "TAR": tar}[format_name]
-    end = time.monotonic() + SECONDS
-    rounds = 0
-    while time.monotonic() < end:
-        data = mutated(original, chance)
-        if format_name == "TAR":
-            data = with_good_checksums(data)
-        try:
-            use(tmp_path / "archive", format_name, data, chance)
-        except Exception as error:
-            raise AssertionError(f"round {rounds} of seed {SEED}: {data[:100_000]!r}") from error
-        rounds += 1
-    assert rounds > 50
 
 
 def read_through(path: Path, format_name: str, data: bytes) -> list[tuple[Member, bytes]]:

@@ -1,4 +1,4 @@
-"""`holdfast backup ...`: make, list, prove and fetch backups."""
+"""`holdfast backup ...`: make, list, prove, fetch, lock and delete backups."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LEVELS = {
 
 @click.group()
 def backup() -> None:
-    """Make, list, prove and fetch backups."""
+    """Make, list, prove, fetch, lock and delete backups."""
 
 
 @backup.command(
@@ -49,6 +49,8 @@ def backup() -> None:
 @click.option("--all-wallets", is_flag=True, help="Every active wallet, instead of named sources.")
 @click.option("--tag", default="", help="Part of the archive's name: letters, digits, `.`, `_` and `-`.")
 @click.option("--name", default="", help="Name of the backup for people; only with one source.")
+@click.option("--backup-id", metavar="UUID", help="Id for the backup; only with one source. [default: a new one]")
+@click.option("--locked", is_flag=True, help="Refuse its deletion until `backup unlock`.")
 @click.option("--ignore", multiple=True, metavar="PATTERN", help="Leave these out too (gitignore syntax).")
 @click.option(
     "--on-source-error",
@@ -70,6 +72,8 @@ def create(
     all_wallets: bool,
     tag: str,
     name: str,
+    backup_id: str | None,
+    locked: bool,
     ignore: tuple[str, ...],
     on_source_error: str | None,
     create_folder: bool,
@@ -98,6 +102,8 @@ def create(
             create_folder=create_folder,
             age_recipients=sealed_to,
             name=name,
+            backup_id=backup_id,
+            locked=locked,
             ignore=ignore,
             on_source_error=None if on_source_error is None else OnSourceError[on_source_error.upper()],
             dry_run=dry_run,
@@ -111,20 +117,18 @@ def create(
 @backup.command("list", cls=Command)
 @click.option("--source", "source_id", default="", metavar="SOURCE_ID", help="Only backups of this source.")
 @click.option("--task", "task_id", default="", metavar="TASK_ID", help="Only backups made by this task.")
+@click.option("--deleted", is_flag=True, help="Also those in the trash.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(min=0), help="At most so many; 0: all.")
 @pass_session
-def list_backups(session: Session, source_id: str, task_id: str, limit: int) -> int:
+def list_backups(session: Session, source_id: str, task_id: str, deleted: bool, limit: int) -> int:
     """List backups, newest first."""
-    found = list(
-        itertools.islice(
-            session.client.backups.list(source_id=source_id, task_id=task_id), limit + 1 if limit else None
-        )
-    )
+    matching = session.client.backups.list(source_id=source_id, task_id=task_id, show_deleted=deleted)
+    found = list(itertools.islice(matching, limit + 1 if limit else None))
     shown = found[:limit] if limit else found
     for one in shown:
         session.emit("backup", one)
     rows = [
-        (one.backup_id, one.source_id, str(one.state), size(one.size), local_time(one.create_time), one.storage_path)
+        (one.backup_id, one.source_id, _state(one), size(one.size), local_time(one.create_time), one.storage_path)
         for one in shown
     ]
     session.table(["ID", "SOURCE", "STATE", "SIZE", "MADE", "ARCHIVE"], rows)
@@ -138,10 +142,51 @@ def list_backups(session: Session, source_id: str, task_id: str, limit: int) -> 
 @pass_session
 def get(session: Session, backup_id: str) -> int:
     """Show one backup and its proofs."""
-    one = session.client.backups.get(backup_id)
-    session.emit("backup", one)
-    _show(session, one)
-    return 0
+    return _told(session, session.client.backups.get(backup_id))
+
+
+@backup.command(cls=Command, epilog="\b\nExample:\n  holdfast backup rename BACKUP_ID 'before the upgrade'")
+@click.argument("backup_id")
+@click.argument("name")
+@pass_session
+def rename(session: Session, backup_id: str, name: str) -> int:
+    """Give a backup another name for people. Its archive keeps its file name."""
+    return _told(session, session.client.backups.update(backup_id, name=name))
+
+
+@backup.command(cls=Command)
+@click.argument("backup_id")
+@pass_session
+def lock(session: Session, backup_id: str) -> int:
+    """Refuse the deletion of a backup until `unlock`."""
+    return _told(session, session.client.backups.update(backup_id, locked=True))
+
+
+@backup.command(cls=Command)
+@click.argument("backup_id")
+@pass_session
+def unlock(session: Session, backup_id: str) -> int:
+    """Allow the deletion of a locked backup again."""
+    return _told(session, session.client.backups.update(backup_id, locked=False))
+
+
+@backup.command(cls=Command)
+@click.argument("backup_id")
+@pass_session
+def delete(session: Session, backup_id: str) -> int:
+    """Move a backup and its archive to the trash.
+
+    `undelete` takes it back until the time shown as `purged from`; after that it is removed for good.
+    """
+    return _told(session, session.client.backups.delete(backup_id))
+
+
+@backup.command(cls=Command)
+@click.argument("backup_id")
+@pass_session
+def undelete(session: Session, backup_id: str) -> int:
+    """Take a backup back out of the trash."""
+    return _told(session, session.client.backups.undelete(backup_id))
 
 
 @backup.command(cls=Command)
@@ -205,6 +250,12 @@ def download(session: Session, backup_id: str, output: str | None) -> int:
     return 0
 
 
+def _told(session: Session, one: Backup) -> int:
+    session.emit("backup", one)
+    _show(session, one)
+    return 0
+
+
 def write_download(session: Session, done: Download) -> None:
     """Say what was fetched, and where it is."""
     fields = {"path": str(done.path), "size": done.size, "sha256": done.sha256, "resumed_from": done.resumed_from}
@@ -226,7 +277,9 @@ def _show(session: Session, one: Backup) -> None:
         ("id", one.backup_id),
         ("name", one.name),
         ("source", one.source_id),
-        ("state", str(one.state) + (", locked" if one.locked else "")),
+        ("state", _state(one)),
+        ("deleted", local_time(one.delete_time)),
+        ("purged from", local_time(one.purge_time)),
         ("complete", "yes" if one.complete else "no"),
         ("archive", one.storage_path),
         ("sealed", "yes, with age" if one.sealed else ""),
@@ -245,6 +298,11 @@ def _show(session: Session, one: Backup) -> None:
         note = f"  {proof.message}" if one.sealed and proof.message else ""
         pairs.append(("verified", f"{local_time(proof.time)}  {level}  {result}  {checked}{note}"))
     session.record(pairs)
+
+
+def _state(one: Backup) -> str:
+    notes = [text for text, true in (("locked", one.locked), ("in trash", one.delete_time is not None)) if true]
+    return ", ".join([str(one.state), *notes])
 
 
 def _content(statistics: BackupStatistics) -> str:

@@ -164,29 +164,34 @@ class BackupServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateBackup(self, request, context):
-        """Renames, locks or unlocks a backup. Unset fields stay as they are.
+        """Renames, locks or unlocks a backup, also while it is being made or after it failed. Unset fields stay as they are;
+        if nothing changes, neither does `update_time`.
 
-        Errors: NOT_FOUND/BACKUP_NOT_FOUND; INVALID_ARGUMENT/INVALID_FIELD; UNAVAILABLE/STORAGE_UNREACHABLE.
+        Errors: NOT_FOUND/BACKUP_NOT_FOUND (also in the trash); INVALID_ARGUMENT/INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteBackup(self, request, context):
-        """Moves a backup to the trash; `purge_time` says until when UndeleteBackup works. A full disk empties the trash
-        first.
+        """Moves a backup to the trash; `purge_time` says until when UndeleteBackup works. Without a trash (`trash_hours` 0)
+        it is removed at once. One that is in the trash stays as it is. In the trash a backup is NOT_FOUND to all other
+        calls but GetBackup, ListBackups with `show_deleted`, and UndeleteBackup.
 
-        Errors: NOT_FOUND/BACKUP_NOT_FOUND; FAILED_PRECONDITION/BACKUP_LOCKED; ABORTED/BACKUP_BUSY;
-        UNAVAILABLE/STORAGE_UNREACHABLE.
+        Errors: NOT_FOUND/BACKUP_NOT_FOUND; FAILED_PRECONDITION/BACKUP_LOCKED, ARCHIVE_CHANGED (its file is another one now
+        and is left alone), FOLDER_NOT_WRITABLE; ABORTED/BACKUP_BUSY (being made, or a task reads it);
+        UNAVAILABLE/STORAGE_UNREACHABLE. On each of them nothing has changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UndeleteBackup(self, request, context):
-        """Takes a backup back out of the trash. No error if it is not in the trash.
+        """Takes a backup back out of the trash; where its file name is taken by now, under that with `-2`. No error if it is
+        not in the trash.
 
-        Errors: NOT_FOUND/BACKUP_NOT_FOUND (also once it was purged); UNAVAILABLE/STORAGE_UNREACHABLE.
+        Errors: NOT_FOUND/BACKUP_NOT_FOUND (also past `purge_time`); FAILED_PRECONDITION/ARCHIVE_CHANGED,
+        FOLDER_NOT_WRITABLE; DATA_LOSS/ARCHIVE_MISSING; UNAVAILABLE/STORAGE_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

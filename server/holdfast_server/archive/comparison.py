@@ -139,6 +139,8 @@ class _Pass:
         self._damaged: list[bytes] = []
         self._damaged_count = 0
         self._first = ""
+        self._whole_left_out: bytes | None = None
+        reader.report = self._left_out
         self._sums = hashlib.sha256()
         self._all_hashed = True
         self.outcome = Outcome()
@@ -360,6 +362,11 @@ class _Pass:
             self.outcome.bytes -= member.size
             self._sink.withdraw(member.path)
 
+    def _left_out(self, path: bytes, what: str, whole: bool) -> None:
+        if whole and self._whole_left_out is None:
+            self._whole_left_out = path
+        self._sink.left_out(path, what)
+
     def _problem(self, what: str, path: bytes) -> None:
         self._damaged_count += 1
         if len(self._damaged) < MAX_DAMAGED and path not in self._damaged[-1:]:
@@ -371,6 +378,8 @@ class _Pass:
     def _finish(self, header: Mapping[str, Any] | None, totals: Mapping[str, Any] | None) -> None:
         if self._damaged:
             raise DamagedArchive(self._first, self._damaged, self._damaged_count)
+        if self._whole_left_out is not None:
+            raise damage("a member is not in the manifest", self._whole_left_out)
         if totals is None:
             raise damage("the manifest has no totals")
         self.outcome.header, self.outcome.totals = header, totals

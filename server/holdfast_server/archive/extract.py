@@ -17,7 +17,7 @@ from typing import Any
 from holdfast_server.archive.comparison import Outcome, run
 from holdfast_server.archive.manifest import ManifestEntry, pack, unpack
 from holdfast_server.archive.member import Member, MemberKind
-from holdfast_server.archive.reading import ArchiveReader, invalid, show
+from holdfast_server.archive.reading import ArchiveReader, invalid, leaves_on_windows, show
 from holdfast_server.archive.sink import Progress, Sink
 from holdfast_server.archive.spool import RecordSpool
 from holdfast_server.archive.tree import Tree, changed_by_others, system_errors
@@ -27,6 +27,7 @@ __all__ = ["Extracted", "extract"]
 _HOLE = 64 << 10
 _ZEROS = bytes(_HOLE)
 _MAX_WARNINGS = 100
+_MAX_KINDS = 50
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 _REOPEN = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -34,7 +35,11 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """What was restored. `bytes` counts file contents; `warnings` holds the first 100 as text for people."""
+    """What was restored. `bytes` counts file contents.
+
+    `warnings` is text for people: one for each kind of thing in the archive that a restore does not apply (extended
+    attributes, devices, …), and then the first 100 about single entries.
+    """
 
     files: int
     directories: int
@@ -91,8 +96,8 @@ def extract(
         bytes=sink.bytes,
         manifest_header=outcome.header,
         manifest_totals=outcome.totals,
-        warnings=tuple(sink.warnings),
-        warning_count=sink.warning_count,
+        warnings=(*sink.kinds_left_out(), *sink.warnings),
+        warning_count=sink.warning_count + len(sink.kinds_left_out()),
     )
 
 
@@ -117,6 +122,9 @@ class _Extractor(Sink):
         self._holed = RecordSpool()
         #: Files outside the selection that selected hard links refer to, with those links' paths.
         self._unselected: dict[bytes, list[bytes]] = {}
+        #: Kind → how often, and where first.
+        self._left_out: dict[str, tuple[int, bytes]] = {}
+        self._windows: bytes | None = None
         self._more_links: list[bytes] = []
         self._second_pass = False
         self._fd = -1
@@ -131,6 +139,8 @@ class _Extractor(Sink):
 
     def begin(self, member: Member, expected: ManifestEntry | None) -> None:
         wanted = expected.member if expected is not None else member
+        if self._windows is None and leaves_on_windows(member.path):
+            self._windows = member.path
         if self._second_pass:
             first, *self._more_links = self._unselected[member.path]
             wanted = replace(wanted, path=first)
@@ -202,6 +212,21 @@ class _Extractor(Sink):
         self.files -= 1
         self.bytes -= size
 
+    def left_out(self, path: bytes, what: str) -> None:
+        if self._second_pass or not self._select(path):
+            return
+        if what not in self._left_out and len(self._left_out) >= _MAX_KINDS:
+            what = "other things of unknown kinds"
+        count, first = self._left_out.get(what, (0, path))
+        self._left_out[what] = count + 1, first
+
+    def kinds_left_out(self) -> list[str]:
+        """One warning for each kind."""
+        return [
+            f"not restored: {what} ('{show(first)}'" + (f" and {count - 1:,} more)" if count > 1 else ")")
+            for what, (count, first) in self._left_out.items()
+        ]
+
     def take_unselected_targets(self) -> bool:
         """Whether a second pass must fetch the content of hard links whose files were not selected; prepares it."""
         self._second_pass = bool(self._unselected)
@@ -209,6 +234,9 @@ class _Extractor(Sink):
 
     def finish(self, outcome: Outcome) -> None:
         """Everything that waits for the manifest's word: holes, symbolic links, directories' attributes."""
+        if self._windows is not None and outcome.header is None:
+            # In an archive of our own it is an odd file of the source; elsewhere it is bait for another system.
+            raise invalid("a name leads out of the folder where backslashes separate folders", self._windows)
         for record in self._holed:
             self._check()
             self._settle_holes(unpack(record).member, outcome)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,10 +27,13 @@ __all__ = [
     "FileSource",
     "Limits",
     "Names",
+    "Report",
     "Source",
     "check_path",
     "damage",
     "invalid",
+    "leaves_on_windows",
+    "plain_path",
     "show",
 ]
 
@@ -41,6 +45,7 @@ NAME_MAX = 255
 
 _NO_NAMES = frozenset((b"", b".", b".."))
 _SHOWN = 300
+_DOTS = re.compile(rb"(?:\./)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,22 @@ def check_path(path: bytes, limits: Limits, offset: int) -> None:
         raise invalid(f"a component of a name is longer than {NAME_MAX} bytes", path, offset)
 
 
+def plain_path(path: bytes) -> bytes:
+    """A member's name without the `./` before it, which `tar c .` writes. The root itself gives an empty name."""
+    if path[:1] != b".":
+        return path
+    path = path[_DOTS.match(path).end() :]  # type: ignore[union-attr]
+    return b"" if path == b"." else path
+
+
+def leaves_on_windows(path: bytes) -> bool:
+    """Whether a name that is harmless here leads out of the folder where a backslash separates folders."""
+    if b"\\" not in path:
+        return False
+    there = path.replace(b"\\", b"/")
+    return there[:1] == b"/" or there[1:3] == b":/" or b".." in there.split(b"/")
+
+
 class Budget:
     """Counts what a pass over an archive produces against the limits."""
 
@@ -121,31 +142,35 @@ class Budget:
 
 
 class Names:
-    """The names seen so far, as keyed 64-bit hashes: about 70 bytes a name, and no name can be made to collide."""
+    """The names seen so far, as keyed 62-bit hashes: about 70 bytes a name, and no name can be made to collide."""
 
     def __init__(self) -> None:
         self._key = os.urandom(16)
         self._seen: set[int] = set()
 
-    def add(self, path: bytes, *, is_file: bool = False) -> bool:
-        """Remember a name; False if it was there before."""
+    def add(self, path: bytes, *, is_file: bool = False, is_directory: bool = False) -> bool:
+        """Remember a name; False if it was there before. One directory named twice is no collision."""
         code = self._code(path)
-        if code in self._seen or code | 1 in self._seen:
-            return False
-        self._seen.add(code | is_file)
+        if not self._seen.isdisjoint((code, code | 1, code | 2)):
+            return is_directory and code | 2 in self._seen
+        self._seen.add(code | is_file | is_directory << 1)
         return True
 
     def __contains__(self, path: bytes) -> bool:
         code = self._code(path)
-        return code in self._seen or code | 1 in self._seen
+        return not self._seen.isdisjoint((code, code | 1, code | 2))
 
     def has_file(self, path: bytes) -> bool:
         """Whether the name was added with `is_file`."""
         return self._code(path) | 1 in self._seen
 
+    def has_directory(self, path: bytes) -> bool:
+        """Whether the name was added with `is_directory`."""
+        return self._code(path) | 2 in self._seen
+
     def _code(self, path: bytes) -> int:
-        # The lowest bit says "file", so that one set answers both questions.
-        return int.from_bytes(hashlib.blake2b(path, key=self._key, digest_size=8).digest(), "little") & ~1
+        # The two lowest bits say "file" and "directory", so that one set answers all questions.
+        return int.from_bytes(hashlib.blake2b(path, key=self._key, digest_size=8).digest(), "little") & ~3
 
 
 class Source(ABC):
@@ -199,11 +224,16 @@ class Content(Iterator[bytes]):
         self.discarded = True
 
 
+#: Called with a member's path and, for people, what is left out of it; the last says that it is the whole member.
+Report = Callable[[bytes, str, bool], None]
+
+
 class ArchiveReader(ABC):
     """Reads one archive strictly. Each iteration is a pass of its own over the whole file; passes share nothing.
 
     `can_skip` says that a damaged or unwanted content does not keep the next member from being read. `mtime_step` is
-    the resolution of the container's times in nanoseconds.
+    the resolution of the container's times in nanoseconds. `report` may be set before a pass: it is told of what the
+    archive holds and a reader has no place for.
     """
 
     format_name: str
@@ -214,6 +244,7 @@ class ArchiveReader(ABC):
         self.source = source
         self.limits = limits
         self.check = check
+        self.report: Report = lambda _path, _what, _whole: None
 
     @abstractmethod
     def members(self) -> Iterator[tuple[Member, Content]]:

@@ -48,5 +48,8 @@ class Sink:
     def abort(self) -> None:
         """The pass ends by an exception."""
 
+    def left_out(self, path: bytes, what: str) -> None:
+        """Something of a member, or all of it, is of a kind that no member has; `what` says so for people."""
+
     def withdraw(self, path: bytes) -> None:
         """A member that was begun and ended is the manifest or the list of checksums, not content."""

@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-from holdfast_server.archive.reading import invalid
+from holdfast_server.archive.reading import invalid, show
 from holdfast_server.records import frozen_record
 
-__all__ = ["RECORD", "Header", "is_header", "parse_decimal", "parse_header", "parse_mtime", "parse_pax"]
+__all__ = [
+    "PAX_HARMLESS",
+    "PAX_NAMED",
+    "PAX_READ",
+    "RECORD",
+    "Header",
+    "is_header",
+    "parse_decimal",
+    "parse_header",
+    "parse_mtime",
+    "parse_pax",
+    "unapplied",
+]
 
 RECORD = 512
 
-#: Keys that change what a member is; only they are read.
+#: Keys that change what a member is.
 PAX_READ = frozenset((b"path", b"linkpath", b"size", b"mtime", b"uid", b"gid", b"hdrcharset"))
+#: Keys that lose nothing when they are passed over: other times, names of owners, where a file lay.
+PAX_HARMLESS = PAX_READ | {
+    *(b"atime", b"ctime", b"uname", b"gname", b"comment", b"charset"),
+    *(
+        b"LIBARCHIVE.creationtime",
+        b"LIBARCHIVE.symlinktype",
+        b"SCHILY.archtype",
+        b"SCHILY.filetype",
+        b"SCHILY.tarfiletype",
+    ),
+    *(b"SCHILY.dev", b"SCHILY.ino", b"SCHILY.nlink", b"SCHILY.devmajor", b"SCHILY.devminor", b"SCHILY.devminorbits"),
+}
+PAX_NAMED = (
+    (b"SCHILY.xattr.", "extended attributes"),
+    (b"LIBARCHIVE.xattr.", "extended attributes"),
+    (b"SCHILY.acl.", "access control lists"),
+    (b"RHT.security.", "a security context"),
+    (b"SCHILY.fflags", "file flags"),
+    (b"MSWINDOWS.", "Windows attributes"),
+)
 _CHARSETS = (b"BINARY", b"ISO-IR 10646 2000 UTF-8", b"")
 
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*", re.DOTALL)
@@ -24,7 +57,7 @@ _MAX_SECONDS = (1 << 63) - 1
 
 @frozen_record
 class Header:
-    """One header block. `kind` is its type flag; an old-style NUL reads as `0`."""
+    """One header block. `kind` is its type flag; an old-style NUL reads as `0`, or `5` where the name ends with `/`."""
 
     name: bytes
     kind: bytes
@@ -56,11 +89,15 @@ def parse_header(block: bytes, offset: int) -> Header:
     if magic == b"ustar\x0000":
         prefix = _text(block[345:500])
         name = prefix + b"/" + name if prefix else name
-    elif magic != b"ustar  \0":
-        raise invalid("a tar header is neither ustar nor GNU", name, offset)
+    elif magic not in (b"ustar  \0", bytes(8)):
+        raise invalid("a tar header is neither ustar, GNU nor of the old form", name, offset)
+    kind = block[156:157]
+    if kind == b"\0":
+        # The old form had no type for directories.
+        kind = b"5" if name[-1:] == b"/" else b"0"
     return Header(
         name=name,
-        kind=b"0" if block[156:157] == b"\0" else block[156:157],
+        kind=kind,
         mode=parse_number(block[100:108], "mode", offset),
         uid=parse_number(block[108:116], "owner", offset, bits=32),
         gid=parse_number(block[116:124], "group", offset, bits=32),
@@ -92,7 +129,7 @@ def parse_number(field: bytes, what: str, offset: int, *, bits: int = 63, signed
 
 
 def parse_pax(data: bytes, offset: int) -> dict[bytes, bytes]:
-    """The records of a pax header that are read here. Raises for a malformed, repeated or sparse one."""
+    """The records of a pax header. Raises for a malformed or sparse one, and when one of PAX_READ is repeated."""
     found: dict[bytes, bytes] = {}
     at = 0
     while at < len(data):
@@ -105,14 +142,22 @@ def parse_pax(data: bytes, offset: int) -> dict[bytes, bytes]:
             raise invalid("a pax record has no keyword", offset=offset + at)
         if key.startswith(b"GNU.sparse.") or key == b"SCHILY.realsize":
             raise invalid("sparse tar members are not supported", offset=offset + at)
-        if key in PAX_READ:
-            if key in found:
-                raise invalid(f"the pax record {key.decode()} appears twice", offset=offset + at)
-            found[key] = value
+        if key in PAX_READ and key in found:
+            raise invalid(f"the pax record {key.decode()} appears twice", offset=offset + at)
+        found[key] = value
         at = end
     if found.get(b"hdrcharset", b"") not in _CHARSETS:
         raise invalid("a pax header uses an unknown character set", offset=offset)
     return found
+
+
+def unapplied(pax: Iterable[bytes]) -> list[str]:
+    """For people, what pax records with these keys carry that a restore does not apply."""
+    found = set()
+    for key in set(pax) - PAX_HARMLESS:
+        named = [what for prefix, what in PAX_NAMED if key.startswith(prefix)]
+        found.add(named[0] if named else f"the pax record '{show(key)}'")
+    return sorted(found)
 
 
 def parse_decimal(value: bytes, what: str, offset: int, *, bits: int = 63) -> int:

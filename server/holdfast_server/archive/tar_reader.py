@@ -7,8 +7,26 @@ from collections.abc import Iterator
 from holdfast_server.archive.byte_stream import ByteStream, raw_blocks
 from holdfast_server.archive.gzip_stream import gzip_blocks
 from holdfast_server.archive.member import Member, MemberKind
-from holdfast_server.archive.reading import ArchiveReader, Budget, Content, Names, check_path, damage, invalid
-from holdfast_server.archive.tar_header import RECORD, Header, parse_decimal, parse_header, parse_mtime, parse_pax
+from holdfast_server.archive.reading import (
+    ArchiveReader,
+    Budget,
+    Content,
+    Names,
+    check_path,
+    damage,
+    invalid,
+    plain_path,
+)
+from holdfast_server.archive.tar_header import (
+    PAX_READ,
+    RECORD,
+    Header,
+    parse_decimal,
+    parse_header,
+    parse_mtime,
+    parse_pax,
+    unapplied,
+)
 from holdfast_server.archive.zstd_stream import zstd_blocks
 
 __all__ = ["TarGzReader", "TarReader", "TarZstReader"]
@@ -19,6 +37,7 @@ _KINDS = {
     b"1": MemberKind.HARDLINK,
     b"2": MemberKind.SYMLINK,
     b"5": MemberKind.DIRECTORY,
+    b"7": MemberKind.FILE,  # contiguous; POSIX takes it for a file where there is no such thing
 }
 _SPECIAL = (b"3", b"4", b"6")
 #: A pax header may hold two paths and some attributes.
@@ -43,13 +62,12 @@ class TarReader(ArchiveReader):
         while True:
             self.check()
             at = stream.offset
-            member = self._next(stream, names)
+            member = self._next(stream, budget, names)
             if member is None:
                 return
-            budget.entry()
-            check_path(member.path, self.limits, at)
-            if not names.add(member.path, is_file=member.kind is MemberKind.FILE):
-                raise invalid("two members have the same name", member.path, at)
+            if not member.path and member.kind is MemberKind.DIRECTORY:
+                continue
+            self._admit(member.path, member.kind, budget, names, at)
             content = Content(stream.pieces(member.size))
             yield member, content
             for _ in content:
@@ -63,7 +81,14 @@ class TarReader(ArchiveReader):
         """The tar stream."""
         return raw_blocks(self.source, budget, self.check)
 
-    def _next(self, stream: ByteStream, names: Names) -> Member | None:
+    def _admit(self, path: bytes, kind: MemberKind | None, budget: Budget, names: Names, at: int) -> None:
+        budget.entry()
+        check_path(path, self.limits, at)
+        is_file, is_directory = kind is MemberKind.FILE, kind is MemberKind.DIRECTORY
+        if not names.add(path, is_file=is_file, is_directory=is_directory):
+            raise invalid("two members have the same name", path, at)
+
+    def _next(self, stream: ByteStream, budget: Budget, names: Names) -> Member | None:
         """The next member's headers, with the extended ones before it; None at the archive's end."""
         pax: dict[bytes, bytes] | None = None
         long: dict[bytes, bytes] = {}
@@ -83,13 +108,27 @@ class TarReader(ArchiveReader):
                     raise invalid("two pax headers belong to one member", offset=at)
                 pax = parse_pax(_extended(stream, header, at), at + RECORD)
             elif header.kind == b"g":
-                if parse_pax(_extended(stream, header, at), at + RECORD):
+                everywhere = parse_pax(_extended(stream, header, at), at + RECORD)
+                if not PAX_READ.isdisjoint(everywhere):
                     raise invalid("a global pax header changes members", offset=at)
+                for what in unapplied(everywhere):
+                    self.report(header.name, what, False)
             elif header.kind in (b"L", b"K"):
                 if header.kind in long:
                     raise invalid("two long names belong to one member", offset=at)
                 long[header.kind] = _extended(stream, header, at).rstrip(b"\0")
+            elif header.kind in _SPECIAL:
+                path = _path(header, pax or {}, long, at)
+                self._admit(path, None, budget, names, at)
+                if header.size or b"size" in (pax or {}):
+                    raise invalid("a member that is no file has content", path, at)
+                self.report(path, "a device or FIFO", True)
+                pax, long = None, {}
+            elif header.kind == b"V" and not header.size:
+                pass  # the name of the whole archive
             else:
+                for what in unapplied(pax or {}):
+                    self.report(_path(header, pax or {}, long, at), what, False)
                 return _member(header, pax or {}, long, names, at)
 
 
@@ -137,16 +176,14 @@ def _check_end(stream: ByteStream) -> None:
 
 
 def _member(header: Header, pax: dict[bytes, bytes], long: dict[bytes, bytes], names: Names, at: int) -> Member:
-    if (b"path" in pax and b"L" in long) or (b"linkpath" in pax and b"K" in long):
-        raise invalid("a member has two long names", header.name, at)
-    path = pax.get(b"path", long.get(b"L", header.name))
+    path = _path(header, pax, long, at)
     target = pax.get(b"linkpath", long.get(b"K", header.link))
     kind = _kind(header, path, at)
     size = parse_decimal(pax[b"size"], "size", at) if b"size" in pax else header.size
     if kind is not MemberKind.FILE and size:
         raise invalid("a member that is no file has content", path, at)
-    if kind is MemberKind.DIRECTORY and path[-1:] == b"/":
-        path = path[:-1]
+    if kind is MemberKind.HARDLINK:
+        target = plain_path(target)
     if kind in (MemberKind.FILE, MemberKind.DIRECTORY):
         # Some tools leave a link name behind in files; it means nothing there.
         target = b""
@@ -166,10 +203,20 @@ def _member(header: Header, pax: dict[bytes, bytes], long: dict[bytes, bytes], n
     )
 
 
+def _path(header: Header, pax: dict[bytes, bytes], long: dict[bytes, bytes], at: int) -> bytes:
+    """The member's plain name; empty for the root."""
+    if (b"path" in pax and b"L" in long) or (b"linkpath" in pax and b"K" in long):
+        raise invalid("a member has two long names", header.name, at)
+    path = pax.get(b"path", long.get(b"L", header.name))
+    if header.kind == b"5" and path[-1:] == b"/":
+        path = path[:-1]
+    return plain_path(path)
+
+
 def _kind(header: Header, path: bytes, at: int) -> MemberKind:
     kind = _KINDS.get(header.kind)
     if kind is None:
-        if header.kind in _SPECIAL:
-            raise invalid("the member is a device or a FIFO", path, at)
+        if header.kind == b"S":
+            raise invalid("sparse tar members are not supported", path, at)
         raise invalid(f"the tar member type {header.kind!r} is not supported", path, at)
     return kind

@@ -53,8 +53,10 @@ class Tree:
         return (self._directory(parent, make=make) if parent else self._root), name
 
     def add_directory(self, member: Member) -> None:
-        """Make a directory, 0700 until `finish`. One that exists because of what lies in it gets the attributes."""
+        """Make a directory, 0700 until `finish`. One that was made before gets these attributes."""
         if member.path in self._made:
+            if self._made.has_directory(member.path) or member.path in self._late:
+                self.directories -= 1  # listed twice
             if len(self._late) >= _MAX_LATE:
                 raise invalid("too many directories come after their content", member.path)
             self._late[member.path] = member
@@ -117,7 +119,7 @@ class Tree:
         with system_errors(path, parent, name):
             os.mkdir(name, 0o700, dir_fd=parent)
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        self._made.add(path)
+        self._made.add(path, is_directory=member is not None)
         mark = _IMPLICIT if member is None else _EXPLICIT
         record = pack(member or Member(path=path, kind=MemberKind.DIRECTORY, mode=_IMPLICIT_MODE))
         self._spool.add(b"%d %d %b %b" % (status.st_dev, status.st_ino, mark, record))

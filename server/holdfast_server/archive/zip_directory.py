@@ -11,25 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from holdfast_server.archive.reading import Source, damage, invalid
+from holdfast_server.archive.zip_extra import extra_fields, zip64_values
 from holdfast_server.records import frozen_record
 
-__all__ = [
-    "EXTRA_TIMES",
-    "EXTRA_UNIX",
-    "Directory",
-    "Record",
-    "extra_fields",
-    "find_directory",
-    "record_at",
-    "records",
-    "zip64_values",
-]
-
-EXTRA_ZIP64 = 0x0001
-EXTRA_TIMES = 0x5455
-EXTRA_UNIX = 0x7875
-EXTRA_UNICODE_PATH = 0x7075
-_READ_EXTRAS = frozenset((EXTRA_ZIP64, EXTRA_TIMES, EXTRA_UNIX, EXTRA_UNICODE_PATH))
+__all__ = ["Directory", "Record", "find_directory", "record_at", "records"]
 
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -101,53 +86,6 @@ def records(source: Source, directory: Directory) -> Iterator[Record]:
         yield record
     if position != end:
         raise invalid("the central directory is longer than its entries", offset=position)
-
-
-def extra_fields(extra: bytes, path: bytes, offset: int) -> dict[int, bytes]:
-    """Split an extra field. Kinds that nobody reads here may repeat; those that are read may not."""
-    fields: dict[int, bytes] = {}
-    at = 0
-    while at < len(extra):
-        if at + 4 > len(extra):
-            raise invalid("an extra field is cut off", path, offset)
-        kind, size = struct.unpack_from("<2H", extra, at)
-        at += 4
-        if at + size > len(extra):
-            raise invalid("an extra field is longer than the space for it", path, offset)
-        if kind in _READ_EXTRAS:
-            if kind in fields:
-                raise invalid(f"extra field 0x{kind:04x} appears twice", path, offset)
-            fields[kind] = extra[at : at + size]
-        at += size
-    other_name = fields.get(EXTRA_UNICODE_PATH)
-    # A second name beside the first is a second reading; the same name again is none.
-    if other_name is not None and other_name[5:] != path:
-        raise invalid("the Unicode path field gives another name", path, offset)
-    return fields
-
-
-def zip64_values(fields: dict[int, bytes], values: list[int], path: bytes, offset: int) -> list[int]:
-    """Replace each 32-bit value that is all ones by its 64-bit value, which must be there.
-
-    The field holds those values only, or all of them: then the others must repeat what the 32-bit fields say.
-    """
-    data = fields.get(EXTRA_ZIP64)
-    if data is None and _MAX32 not in values:
-        return values
-    wanted = [i for i, value in enumerate(values) if value == _MAX32]
-    if data is None:
-        raise invalid("a zip64 field is missing", path, offset)
-    result = list(values)
-    if len(data) == 8 * len(values):
-        wide = struct.unpack(f"<{len(values)}Q", data)
-        if any(a not in (b, _MAX32) for a, b in zip(values, wide, strict=True)):
-            raise invalid("the zip64 field and the header disagree", path, offset)
-        return list(wide)
-    if not wanted or len(data) != 8 * len(wanted):
-        raise invalid("the zip64 field does not hold exactly the values that need it", path, offset)
-    for i, value in zip(wanted, struct.unpack(f"<{len(wanted)}Q", data), strict=True):
-        result[i] = value
-    return result
 
 
 def _find_end(tail: bytes, source: Source) -> int:

@@ -29,15 +29,16 @@ from holdfast_server.archive.reading import (
     check_path,
     damage,
     invalid,
+    plain_path,
 )
-from holdfast_server.archive.zip_directory import (
-    EXTRA_TIMES,
-    EXTRA_UNIX,
-    Record,
+from holdfast_server.archive.zip_directory import Record, find_directory, record_at, records
+from holdfast_server.archive.zip_extra import (
     extra_fields,
-    find_directory,
-    record_at,
-    records,
+    mtime_ns,
+    other_name,
+    owner,
+    unapplied,
+    unix_seconds,
     zip64_values,
 )
 
@@ -49,8 +50,8 @@ _DESCRIPTOR, _UTF8 = 0x0008, 0x0800
 #: Deflate's effort bits, data descriptor, UTF-8. All else is encryption, patches, or unknown.
 _KNOWN_FLAGS = 0x0006 | _DESCRIPTOR | _UTF8
 _UNIX_HOSTS = (3, 19)
+_SPECIAL = (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 _PIECE = 256 << 10
-_OWNER_32 = struct.Struct("<BBLBL")
 _CENTRAL_SIZE = 46
 _ANY = Limits()
 #: PATH_MAX bounds what symlink(2) takes.
@@ -70,13 +71,20 @@ class ZipReader(ArchiveReader):
 
     def members(self) -> Iterator[tuple[Member, Content]]:
         budget, names = Budget(self.limits, self.source.size), Names()
-        for record, data_at in self._walk():
+        for record, data_at, extra in self._walk():
             self.check()
             budget.entry()
             kind, path = _kind_and_path(record)
+            if not path and kind is MemberKind.DIRECTORY:
+                continue
             check_path(path, self.limits, record.offset)
-            if not names.add(path):
+            if not names.add(path, is_directory=kind is MemberKind.DIRECTORY):
                 raise invalid("two entries have the same name", path, record.offset)
+            if kind is None:
+                self.report(path, "a device, FIFO or socket", True)
+                continue
+            for what in unapplied(extra, record.extra):
+                self.report(path, what, False)
             content = Content(self._content(record, data_at, budget) if kind is not MemberKind.DIRECTORY else iter(()))
             if kind is MemberKind.SYMLINK:
                 yield _member(record, kind, path, _target(record, content)), Content()
@@ -92,14 +100,14 @@ class ZipReader(ArchiveReader):
             self.check()
         if last is None:
             return None
-        record, data_at = last
+        record, data_at, _ = last
         kind, path = _kind_and_path(record)
         if kind is not MemberKind.FILE or not is_manifest_name(path):
             return None
         return self._content(record, data_at, Budget(self.limits, self.source.size))
 
-    def _walk(self) -> Iterator[tuple[Record, int]]:
-        """Every record with the offset of its data, after everything but the content was checked."""
+    def _walk(self) -> Iterator[tuple[Record, int, dict[int, bytes]]]:
+        """Every record with its data's offset and its local extra fields; all but the content is checked."""
         expected = 0
         ahead = records(self.source, self._directory)
         record = next(ahead, None)
@@ -107,15 +115,15 @@ class ZipReader(ArchiveReader):
             following = next(ahead, None)
             if record.offset != expected:
                 raise invalid("an entry does not begin where the one before it ends", record.name, record.offset)
-            data_at = self._check_local(record)
+            data_at, extra = self._check_local(record)
             expected = following.offset if following else self._directory.offset
             self._check_gap(record, data_at + record.packed, expected)
-            yield record, data_at
+            yield record, data_at, extra
             record = following
         if expected != self._directory.offset:
             raise invalid("bytes lie before the central directory that no entry owns", offset=expected)
 
-    def _check_local(self, record: Record) -> int:
+    def _check_local(self, record: Record) -> tuple[int, dict[int, bytes]]:
         at, name = record.offset, record.name
         if at + _LOCAL.size + len(name) > self._directory.offset:
             raise invalid("an entry lies outside the space for entries", name, at)
@@ -140,9 +148,11 @@ class ZipReader(ArchiveReader):
                 raise invalid("the local header and the directory disagree on checksum or sizes", name, at)
         if method == _STORED and record.size != record.packed:
             raise invalid("a stored entry has two sizes", name, at)
-        if _times(extra) not in (None, _times(record.extra)):
+        if unix_seconds(extra) not in (None, unix_seconds(record.extra)):
             raise invalid("the local header and the directory disagree on the time", name, at)
-        return int(data_at)
+        if other_name(extra, name, at) not in (None, other_name(record.extra, name, at)):
+            raise invalid("the local header and the directory give different names", name, at)
+        return int(data_at), extra
 
     def _check_gap(self, record: Record, end: int, following: int) -> None:
         gap = following - end
@@ -211,27 +221,53 @@ def member_of(local: bytes, central: bytes, target: bytes) -> Member:
     if local[4:30] != central[6:32] or local[_LOCAL.size :] != central[_CENTRAL_SIZE:]:
         raise invalid("the local header and the directory disagree", record.name)
     kind, path = _kind_and_path(record)
+    if kind is None:
+        raise invalid("the entry is a device, FIFO or socket", record.name)
     check_path(path, _ANY, 0)
     return _member(record, kind, path, target if kind is MemberKind.SYMLINK else b"")
 
 
-def _kind_and_path(record: Record) -> tuple[MemberKind, bytes]:
-    """What the entry is. A name that ends with a slash and a directory's mode must come together."""
+def _kind_and_path(record: Record) -> tuple[MemberKind | None, bytes]:
+    """What the entry is, None for a device and the like, and its plain name, which is empty for the root.
+
+    A name that ends with a slash and a directory's mode must come together.
+    """
+    name, at = _name(record), record.offset
+    kind = MemberKind.DIRECTORY if name[-1:] == b"/" else MemberKind.FILE
+    file_type = stat.S_IFMT(record.attributes >> 16) if record.host in _UNIX_HOSTS else 0
+    if file_type == stat.S_IFIFO and record.size:
+        # Info-ZIP's standard input: `mysqldump | zip dump.zip -`.
+        file_type = stat.S_IFREG
+    if file_type in _SPECIAL and kind is MemberKind.FILE:
+        return None, plain_path(name)
+    if file_type == stat.S_IFLNK and kind is MemberKind.FILE:
+        kind = MemberKind.SYMLINK
+    elif file_type not in (0, stat.S_IFDIR if kind is MemberKind.DIRECTORY else stat.S_IFREG):
+        raise invalid(f"the entry's file type 0o{file_type:o} does not fit its name", name, at)
+    if kind is MemberKind.DIRECTORY and record.size:
+        raise invalid("a directory has content", name, at)
+    return kind, plain_path(name[:-1] if kind is MemberKind.DIRECTORY else name)
+
+
+def _name(record: Record) -> bytes:
+    """The entry's name in the bytes that it has here."""
     name, at = record.name, record.offset
+    other = other_name(record.extra, name, at)
     if record.flags & _UTF8:
         try:
             name.decode()
         except UnicodeDecodeError:
             raise invalid("a name is marked as UTF-8 and is not", name, at) from None
-    kind = MemberKind.DIRECTORY if name[-1:] == b"/" else MemberKind.FILE
-    file_type = stat.S_IFMT(record.attributes >> 16) if record.host in _UNIX_HOSTS else 0
-    if file_type == stat.S_IFLNK and kind is MemberKind.FILE:
-        kind = MemberKind.SYMLINK
-    elif file_type not in (0, stat.S_IFDIR if kind is MemberKind.DIRECTORY else stat.S_IFREG):
-        raise invalid(f"the entry's file type 0o{file_type:o} is special or does not fit its name", name, at)
-    if kind is MemberKind.DIRECTORY and record.size:
-        raise invalid("a directory has content", name, at)
-    return kind, name[:-1] if kind is MemberKind.DIRECTORY else name
+        if other not in (None, name):
+            raise invalid("the Unicode path field gives another name", name, at)
+    elif other is not None:
+        name = other
+    elif record.host not in _UNIX_HOSTS and not name.isascii():
+        # What is neither Unix nor marked is code page 437 (APPNOTE, appendix D).
+        name = name.decode("cp437").encode()
+    if record.host not in _UNIX_HOSTS and b"\\" in name:
+        raise invalid("a name from no Unix system holds a backslash, which some tools take for a slash", name, at)
+    return name
 
 
 def _target(record: Record, content: Content) -> bytes:
@@ -247,42 +283,18 @@ def _member(record: Record, kind: MemberKind, path: bytes, target: bytes = b"") 
     mode = record.attributes >> 16 if record.host in _UNIX_HOSTS else 0
     if not mode:
         mode = 0o755 if kind is MemberKind.DIRECTORY else 0o644
-    uid, gid = _owner(record)
-    seconds = _times(record.extra)
+    uid, gid = owner(record.extra, record.name, record.position)
+    when = mtime_ns(record.extra, 1980 + (record.dos_date >> 9))
     return Member(
         path=path,
         kind=kind,
         mode=mode & 0o7777,
-        mtime_ns=(_dos_seconds(record) if seconds is None else seconds) * 1_000_000_000,
+        mtime_ns=_dos_seconds(record) * 1_000_000_000 if when is None else when,
         uid=uid,
         gid=gid,
         size=record.size if kind is MemberKind.FILE else 0,
         link_target=target,
     )
-
-
-def _times(extra: dict[int, bytes]) -> int | None:
-    data = extra.get(EXTRA_TIMES)
-    if data is None or len(data) < 5 or not data[0] & 1:
-        return None
-    return int.from_bytes(data[1:5], "little", signed=True)
-
-
-def _owner(record: Record) -> tuple[int, int]:
-    data = record.extra.get(EXTRA_UNIX, b"")
-    if len(data) == 11 and data[:2] == b"\1\4" and data[6] == 4:  # as nearly all tools write it
-        _, _, uid, _, gid = _OWNER_32.unpack(data)
-        return uid, gid
-    if len(data) < 3 or data[0] != 1:
-        return 0, 0
-    uid_size = data[1]
-    gid_at = 2 + uid_size + 1
-    if gid_at > len(data) or gid_at + data[gid_at - 1] != len(data):
-        raise invalid("the field of owner and group is malformed", record.name, record.position)
-    uid, gid = int.from_bytes(data[2 : 2 + uid_size], "little"), int.from_bytes(data[gid_at:], "little")
-    if uid >= 1 << 32 or gid >= 1 << 32:
-        raise invalid("an owner or group is out of range", record.name, record.position)
-    return uid, gid
 
 
 def _dos_seconds(record: Record) -> int:

@@ -16,12 +16,15 @@ __all__ = [
     "add_verification",
     "backups_of_task",
     "count_of_source",
+    "delete_backup",
     "delete_unfinished",
+    "every_backup",
     "get_backup",
     "insert_backup",
     "latest_of_sources",
     "list_backups",
     "lock_resource",
+    "trashed_backups",
     "update_backup",
     "verifications_of",
 ]
@@ -33,12 +36,13 @@ _LOCK_PREFIX = "backup:"
 
 @dataclass(frozen=True, slots=True)
 class BackupFilter:
-    """What ListBackups selects; empty means any."""
+    """What ListBackups selects; empty means any, but of those in the trash none without `show_deleted`."""
 
     source_id: str | None = None
     task_id: str | None = None
     states: Collection[str] = ()
     kinds: Collection[str] = ()
+    show_deleted: bool = False
 
 
 def insert_backup(connection: sa.Connection, row: BackupRow) -> None:
@@ -51,7 +55,7 @@ def lock_resource(backup_id: str) -> str:
 
 
 def get_backup(connection: sa.Connection, backup_id: str) -> BackupRow | None:
-    """The backup, in state RESTORING while a restore of it is under way."""
+    """The backup, in the trash too; in state RESTORING while a restore of it is under way."""
     found = connection.execute(_shown().where(_b.c.backup_id == backup_id)).mappings().first()
     return BackupRow.of(found) if found else None
 
@@ -76,12 +80,20 @@ def list_backups(
         query = query.where(_state().in_(sorted(chosen.states)))
     if chosen.kinds:
         query = query.where(_b.c.kind.in_(sorted(chosen.kinds)))
+    if not chosen.show_deleted:
+        query = query.where(_b.c.delete_time.is_(None))
+    return [BackupRow.of(row) for row in connection.execute(query).mappings()]
+
+
+def every_backup(connection: sa.Connection) -> list[BackupRow]:
+    """The whole catalog, the trash too, oldest first."""
+    query = _b.select().order_by(_b.c.create_time, _b.c.backup_id)
     return [BackupRow.of(row) for row in connection.execute(query).mappings()]
 
 
 def count_of_source(connection: sa.Connection, source_id: str) -> int:
-    """How many backups of a source there are, whatever their state."""
-    query = sa.select(sa.func.count()).where(_b.c.source_id == source_id)
+    """How many backups of a source there are, whatever their state, those in the trash left out."""
+    query = sa.select(sa.func.count()).where(_b.c.source_id == source_id, _b.c.delete_time.is_(None))
     return int(connection.execute(query).scalar_one())
 
 
@@ -96,7 +108,7 @@ def latest_of_sources(connection: sa.Connection, source_ids: Collection[str]) ->
     query = (
         sa.select(_b.c.source_id, sa.func.max(_b.c.complete_time), sa.func.max(proofs.c.time))
         .select_from(_b.outerjoin(proofs, proofs.c.backup_id == _b.c.backup_id))
-        .where(_b.c.source_id.in_(sorted(source_ids)), _b.c.state == BackupState.COMPLETED)
+        .where(_b.c.source_id.in_(sorted(source_ids)), _b.c.state == BackupState.COMPLETED, _b.c.delete_time.is_(None))
         .group_by(_b.c.source_id)
     )
     return {row[0]: (row[1], row[2]) for row in connection.execute(query)}
@@ -115,6 +127,20 @@ def update_backup(
 def delete_unfinished(connection: sa.Connection, task_id: str) -> None:
     """Forget the backups of a task that never came to be (cancelled)."""
     connection.execute(_b.delete().where(_b.c.task_id == task_id, _b.c.state == BackupState.IN_PROGRESS))
+
+
+def trashed_backups(connection: sa.Connection, *, purge_before: int | None = None) -> list[BackupRow]:
+    """What is in the trash, or of that only what is to be purged by `purge_before`; what is due longest comes first."""
+    query = _b.select().where(_b.c.delete_time.is_not(None)).order_by(_b.c.purge_time, _b.c.backup_id)
+    if purge_before is not None:
+        query = query.where(_b.c.purge_time <= purge_before)
+    return [BackupRow.of(row) for row in connection.execute(query).mappings()]
+
+
+def delete_backup(connection: sa.Connection, backup_id: str) -> None:
+    """Forget a backup and what was proved of it."""
+    connection.execute(_v.delete().where(_v.c.backup_id == backup_id))
+    connection.execute(_b.delete().where(_b.c.backup_id == backup_id))
 
 
 def add_verification(connection: sa.Connection, backup_id: str, **values: Any) -> None:

@@ -239,7 +239,8 @@ class BackupRow(_Row):
     """One copy of one source.
 
     `file_name`, `size` and `sha256` are written just before the archive is published, so that a later attempt can
-    tell a published archive from one that never was.
+    tell a published archive from one that never was. `delete_time` is set while it is in the trash, where its file
+    lies under `trash_name` (None: it has no file); `purge_begun` once the file may be gone.
     """
 
     backup_id: str
@@ -261,8 +262,17 @@ class BackupRow(_Row):
     complete: bool | None = None
     complete_time: int | None = None
     statistics: dict[str, Any] = field(default_factory=dict)
+    delete_time: int | None = None
+    purge_time: int | None = None
+    trash_name: bytes | None = None
+    purge_begun: int | None = None
+
+    @property
+    def trashed(self) -> bool:
+        return self.delete_time is not None
 
     @property
     def storage_path(self) -> bytes:
         """Where the archive lies, or will."""
-        return self.folder if self.file_name is None else self.folder.rstrip(b"/") + b"/" + self.file_name
+        name = self.trash_name or self.file_name
+        return self.folder if name is None else self.folder.rstrip(b"/") + b"/" + name

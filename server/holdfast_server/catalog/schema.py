@@ -169,9 +169,16 @@ backups = sa.Table(
     sa.Column("complete_time", sa.BigInteger),
     sa.Column("update_time", sa.BigInteger, nullable=False),
     sa.Column("statistics", sa.JSON, nullable=False),
+    # The trash: set together while it waits there, but for the name, which a backup without a file does not have.
+    sa.Column("delete_time", sa.BigInteger),
+    sa.Column("purge_time", sa.BigInteger),
+    sa.Column("trash_name", sa.LargeBinary),
+    # From here on the file may be gone, and nothing brings the backup back.
+    sa.Column("purge_begun", sa.BigInteger),
     sa.Index("backups_by_source", "source_id", "create_time"),
     sa.Index("backups_by_task", "task_id"),
     sa.Index("backups_by_create_time", "create_time", "backup_id"),
+    sa.Index("backups_by_purge_time", "purge_time"),
 )
 
 verifications = sa.Table(

@@ -18,6 +18,7 @@ __all__ = [
     "list_sources",
     "paths_in_use",
     "update_source",
+    "without_path",
 ]
 
 _s = schema.sources
@@ -78,3 +79,10 @@ def delete_source(connection: sa.Connection, source_id: str) -> bool:
 def paths_in_use(connection: sa.Connection) -> dict[bytes, str]:
     """Path → id of every source."""
     return {row[0]: row[1] for row in connection.execute(sa.select(_s.c.path, _s.c.source_id))}
+
+
+def without_path(connection: sa.Connection) -> list[str]:
+    """Ids of sources that a rebuilt catalog knows by their backups only."""
+    return [
+        row[0] for row in connection.execute(sa.select(_s.c.source_id).where(_s.c.path == b"").order_by(_s.c.source_id))
+    ]

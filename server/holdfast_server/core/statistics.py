@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
 
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.wallets.classify import WalletCounters
@@ -54,3 +55,34 @@ class Statistics:
         if wallet:
             totals["wallet"] = asdict(self.wallet)
         return totals
+
+    @classmethod
+    def of_manifest_totals(cls, totals: Mapping[str, Any]) -> Self:
+        """What `manifest_totals` stated. Raises ValueError where a count is missing or no count."""
+        counts = _counts(totals.get("counts"), [*_COUNTS, "bytes"])
+        wallet = totals.get("wallet")
+        names = [f.name for f in fields(WalletCounters)]
+        if not isinstance(totals.get("complete"), bool):
+            raise ValueError("its totals do not say whether it is complete")  # noqa: TRY004  as for all of them
+        return cls(
+            original_size=counts.pop("bytes"),
+            complete=totals["complete"],
+            wallet=WalletCounters() if wallet is None else WalletCounters(**_counts(wallet, names)),
+            **counts,
+        )
+
+
+_COUNTS = ("files", "directories", "symlinks", "hardlinks", "files_skipped", "files_ignored", "warnings")
+
+
+def _counts(record: Any, names: Sequence[str]) -> dict[str, int]:
+    """The named counts, in the range that the catalog holds."""
+    if not isinstance(record, dict):
+        raise ValueError("its totals hold no counts")  # noqa: TRY004
+    found = {}
+    for name in names:
+        value = record.get(name)
+        if type(value) is not int or not 0 <= value < 1 << 63:
+            raise ValueError(f"its totals do not count {name}")
+        found[name] = value
+    return found

@@ -12,7 +12,7 @@ from holdfast.v1 import backup_service_pb2 as pb
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.catalog import backups
 from holdfast_server.catalog.requests import RequestKey
-from holdfast_server.catalog.rows import TaskRow
+from holdfast_server.catalog.rows import BackupRow, TaskRow
 from holdfast_server.core.verify import VerifyLevel
 from holdfast_server.errors import invalid_field
 from holdfast_server.rpc.convert import backup_message, task_message
@@ -24,13 +24,14 @@ from holdfast_server.rpc.parse import (
     not_available,
     parse_credentials,
     parse_path,
+    parse_uuid,
     refuse_unbuilt,
     request_key,
 )
 from holdfast_server.rpc.services import Services
 from holdfast_server.rpc.watching import stream_task
 from holdfast_server.tasks.backup_orders import BackupOrder
-from holdfast_server.tasks.stored import as_archive, require_backup, require_finished
+from holdfast_server.tasks.stored import as_archive, find_backup, require_backup, require_finished
 
 __all__ = ["BackupServicer"]
 
@@ -53,19 +54,20 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
     def GetBackup(self, request: pb.GetBackupRequest, context: grpc.ServicerContext) -> backup_pb2.Backup:
         del context
         with self._services.database.read() as connection:
-            row = require_backup(connection, request.backup_id)
+            row = find_backup(connection, request.backup_id)
             proofs = backups.verifications_of(connection, [row.backup_id])
         return backup_message(row, proofs.get(row.backup_id, []))
 
     def ListBackups(self, request: pb.ListBackupsRequest, context: grpc.ServicerContext) -> pb.ListBackupsResponse:
         del context
-        refuse_unbuilt(request, "repository_id", "show_deleted")
+        refuse_unbuilt(request, "repository_id")
         start = page_start(request, int, str)
         chosen = backups.BackupFilter(
             source_id=request.source_id or None,
             task_id=request.task_id or None,
             states=[enum_name(backup_pb2.BackupState, state, "states") for state in request.states],
             kinds=[enum_name(backup_pb2.BackupKind, kind, "kinds") for kind in request.kinds],
+            show_deleted=request.show_deleted,
         )
         before = (start[0], start[1]) if start else None
         with self._services.database.read() as connection:
@@ -74,6 +76,23 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
         messages = [backup_message(row, proofs.get(row.backup_id, [])) for row in rows]
         page, more = cut_page(request, rows, messages, lambda row: [row.create_time, row.backup_id])
         return pb.ListBackupsResponse(backups=page, next_page_token=more)
+
+    def UpdateBackup(self, request: pb.UpdateBackupRequest, context: grpc.ServicerContext) -> backup_pb2.Backup:
+        del context
+        row = self._services.life.update(
+            request.backup_id,
+            name=request.name if request.HasField("name") else None,
+            locked=request.locked if request.HasField("locked") else None,
+        )
+        return self._message(row)
+
+    def DeleteBackup(self, request: pb.DeleteBackupRequest, context: grpc.ServicerContext) -> backup_pb2.Backup:
+        del context
+        return self._message(self._services.life.delete(request.backup_id))
+
+    def UndeleteBackup(self, request: pb.UndeleteBackupRequest, context: grpc.ServicerContext) -> backup_pb2.Backup:
+        del context
+        return self._message(self._services.life.undelete(request.backup_id))
 
     def VerifyBackup(self, request: pb.VerifyBackupRequest, context: grpc.ServicerContext) -> task_pb2.Task:
         del context
@@ -98,16 +117,22 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
             row = require_finished(require_backup(connection, request.backup_id))
         yield from archive_parts(as_archive(row), request.offset)
 
+    def _message(self, row: BackupRow) -> backup_pb2.Backup:
+        with self._services.database.read() as connection:
+            proofs = backups.verifications_of(connection, [row.backup_id])
+        return backup_message(row, proofs.get(row.backup_id, []))
+
     def _create(self, request: Any) -> TaskRow:
         order, key = self._order(request)
         return self._services.backups.create(order, current_principal().name, key)
 
     def _order(self, request: Any) -> tuple[BackupOrder, RequestKey | None]:
-        refuse_unbuilt(request, "repository", "backup_id", "locked", "maintenance")
+        refuse_unbuilt(request, "repository", "maintenance")
         if request.WhichOneof("target") is None:
             raise invalid_field("archive", "must be set: where does the backup go?")
         name = enum_name(backup_pb2.ArchiveFormat, request.archive.format, "archive.format")
         policy = enum_name(backup_pb2.OnSourceError, request.on_source_error, "on_source_error", default="WARN")
+        backup_id = parse_uuid(request.backup_id, "backup_id") if request.HasField("backup_id") else None
         order = BackupOrder(
             source_ids=tuple(request.source_ids),
             all_wallets=request.all_wallets,
@@ -117,9 +142,12 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
             create_folder=request.archive.create_folder,
             recipients=tuple(request.archive.age_recipients),
             name=request.name,
+            backup_id=backup_id,
+            locked=request.locked,
             ignore=tuple(request.ignore),
             fail_on_error=policy == "FAIL",
             dry_run=request.dry_run,
         )
-        key = request_key(request, "CreateBackup", current_principal().name, {"on_source_error": policy})
+        defaults = {"on_source_error": policy, **({"backup_id": backup_id} if backup_id else {})}
+        key = request_key(request, "CreateBackup", current_principal().name, defaults)
         return order, key

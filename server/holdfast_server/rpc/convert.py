@@ -219,6 +219,8 @@ def backup_message(row: BackupRow, verifications: Sequence[VerificationRow] = ()
         complete=bool(row.complete),
         format=f"ARCHIVE_FORMAT_{row.format}",
         sealed=row.sealed,
+        delete_time=_optional_time(row.delete_time),
+        purge_time=_optional_time(row.purge_time),
     )
 
 

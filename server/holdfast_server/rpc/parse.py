@@ -25,6 +25,7 @@ __all__ = [
     "parse_path",
     "parse_relative",
     "parse_time",
+    "parse_uuid",
     "refuse_unbuilt",
     "request_key",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from holdfast_server.catalog.database import Database
+from holdfast_server.tasks.backup_life import BackupLife
 from holdfast_server.tasks.backup_orders import BackupOrders
 from holdfast_server.tasks.engine import TaskEngine
 from holdfast_server.tasks.export import ExportOrders
@@ -25,6 +26,7 @@ class Services:
     pump: EventPump
     sources: SourceRegistry
     backups: BackupOrders
+    life: BackupLife
     verifications: VerifyOrders
     restores: RestoreOrders
     exports: ExportOrders

@@ -31,7 +31,7 @@ from holdfast_server.catalog.rows import (
 )
 from holdfast_server.clock import Clock
 from holdfast_server.core.selection import check_patterns
-from holdfast_server.errors import FailedPrecondition, HoldfastError, Reason, invalid_field
+from holdfast_server.errors import AlreadyExists, FailedPrecondition, HoldfastError, Reason, invalid_field
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.engine import NewTask, TaskEngine
@@ -46,7 +46,8 @@ RECIPIENTS_FIELD = "archive.age_recipients"
 
 @dataclass(frozen=True, slots=True)
 class BackupOrder:
-    """What CreateBackup asks for, into an archive. `folder` is a path as bytes; `recipients` are those of age."""
+    """What CreateBackup asks for, into an archive. `folder` is a path as bytes, `backup_id` a canonical UUID;
+    `recipients` are those of age."""
 
     source_ids: tuple[str, ...]
     all_wallets: bool
@@ -56,6 +57,8 @@ class BackupOrder:
     create_folder: bool = False
     recipients: tuple[str, ...] = ()
     name: str = ""
+    backup_id: str | None = None
+    locked: bool = False
     ignore: tuple[str, ...] = ()
     fail_on_error: bool = False
     dry_run: bool = False
@@ -74,7 +77,8 @@ class BackupOrders:
         """Check everything that can be checked now, create the folder if asked to, and queue the task.
 
         Raises InvalidArgument, NotFound/SOURCE_NOT_FOUND, FailedPrecondition (SOURCE_SUSPENDED, NO_SOURCES, FOLDER_…),
-        PermissionDenied/PATH_NOT_ALLOWED, Unavailable/SOURCE_OFFLINE, AlreadyExists/REQUEST_ID_REUSED.
+        PermissionDenied/PATH_NOT_ALLOWED, Unavailable/SOURCE_OFFLINE, AlreadyExists (BACKUP_EXISTS,
+        REQUEST_ID_REUSED).
         """
         _check_order(order)
         if key is not None and (known := self._engine.recall(key)) is not None:
@@ -117,7 +121,7 @@ class BackupOrders:
         task_id = str(uuid.uuid4())
         entries: list[dict[str, Any]] = []
         for row in chosen:
-            backup_id = str(uuid.uuid4())
+            backup_id = order.backup_id or str(uuid.uuid4())
             name = order.name or f"{row.display_name} {datetime.fromtimestamp(now / 1e6, UTC):%Y-%m-%d %H:%M:%S} UTC"
             ignore = [*row.ignore, *order.ignore]
             entries.append(
@@ -137,7 +141,7 @@ class BackupOrders:
                     BackupRow(
                         backup_id=backup_id, name=name, source_id=row.source_id, task_id=task_id, kind="ARCHIVE",
                         state=BackupState.IN_PROGRESS, format=order.format.name, folder=order.folder, ignore=ignore,
-                        sealed=bool(order.recipients), create_time=now, update_time=now,
+                        sealed=bool(order.recipients), create_time=now, update_time=now, locked=order.locked,
                     ),
                 )  # fmt: skip
         request = {
@@ -176,12 +180,20 @@ def _check_order(order: BackupOrder) -> None:
         check_display_name(order.name, "name")
         if order.all_wallets or len(order.source_ids) > 1:
             raise invalid_field("name", "must be unset with more than one source: each backup gets its own")
+    if order.backup_id is not None and (order.all_wallets or len(order.source_ids) > 1):
+        raise invalid_field("backup_id", "must be unset with more than one source: each backup gets its own")
     check_patterns(order.ignore, "ignore")
     if order.recipients:
         parse_recipients(order.recipients, RECIPIENTS_FIELD)
 
 
 def _choose(connection: sa.Connection, order: BackupOrder) -> list[SourceRow]:
+    if order.backup_id is not None and backups.get_backup(connection, order.backup_id) is not None:
+        raise AlreadyExists(
+            Reason.BACKUP_EXISTS,
+            f"there is a backup {order.backup_id} already",
+            metadata={"backup_id": order.backup_id},
+        )
     if order.all_wallets:
         chosen = sources.list_sources(
             connection, limit=_MAX_SOURCES + 1, kinds=[SourceKind.WALLET], states=[SourceState.ACTIVE]

@@ -221,7 +221,14 @@ def source_suspended(source_id: str) -> HoldfastError:
 
 
 def open_source(policy: FolderPolicy, source_id: str, path: bytes) -> OpenFolder:
-    """A source's folder, opened and checked. Raises Unavailable/SOURCE_OFFLINE when it is not there."""
+    """A source's folder, opened and checked. Raises Unavailable/SOURCE_OFFLINE when it is not there, or when nobody
+    has said where it is since the catalog was rebuilt."""
+    if not path:
+        raise Unavailable(
+            Reason.SOURCE_OFFLINE,
+            f"source {source_id} has no path since the catalog was rebuilt: set it with UpdateSource",
+            metadata={"source_id": source_id, "path": ""},
+        )
     try:
         return policy.check_source(path, "source_ids")
     except FailedPrecondition as error:

@@ -18,6 +18,7 @@ __all__ = [
     "age_identity",
     "as_archive",
     "check_entry_paths",
+    "find_backup",
     "require_backup",
     "require_finished",
     "require_quiet",
@@ -26,11 +27,20 @@ __all__ = [
 _MAX_PATHS = 1000
 
 
-def require_backup(connection: sa.Connection, backup_id: str) -> BackupRow:
-    """Raises NotFound/BACKUP_NOT_FOUND."""
+def find_backup(connection: sa.Connection, backup_id: str) -> BackupRow:
+    """A backup, also one in the trash. Raises NotFound/BACKUP_NOT_FOUND."""
     row = backups.get_backup(connection, backup_id)
     if row is None:
         raise NotFound(Reason.BACKUP_NOT_FOUND, f"there is no backup {backup_id}", metadata={"backup_id": backup_id})
+    return row
+
+
+def require_backup(connection: sa.Connection, backup_id: str) -> BackupRow:
+    """A backup that may be used. Raises NotFound/BACKUP_NOT_FOUND also for one in the trash."""
+    row = find_backup(connection, backup_id)
+    if row.trashed:
+        text = f"backup {backup_id} is in the trash"
+        raise NotFound(Reason.BACKUP_NOT_FOUND, text, metadata={"backup_id": backup_id})
     return row
 
 

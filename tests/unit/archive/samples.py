@@ -85,6 +85,39 @@ def tar_gz(entries: list[Entry]) -> bytes:
     return gzip.compress(tar(entries))
 
 
+def header(
+    name: bytes = b"f", kind: bytes = b"0", content: bytes = b"", *, at: dict[int, bytes] | None = None
+) -> bytes:
+    """A tar header block with its content, padded. `at` overwrites bytes before the checksum is made."""
+    block = bytearray(512)
+    for offset, value in {
+        0: name,
+        100: b"0000644\0",
+        108: b"0000000\0",
+        116: b"0000000\0",
+        124: b"%011o\0" % len(content),
+        136: b"14524757400\0",
+        156: kind,
+        257: b"ustar\x0000",
+        **(at or {}),
+    }.items():
+        block[offset : offset + len(value)] = value
+    block[148:156] = b"        "
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + content + bytes(-len(content) % 512)
+
+
+def pax(*records: tuple[bytes, bytes]) -> bytes:
+    """An extended header with these records."""
+    out = b""
+    for key, value in records:
+        rest = len(key) + len(value) + 3
+        size = rest + len(b"%d" % rest)
+        size = rest + len(b"%d" % size)
+        out += b"%d %b=%b\n" % (size, key, value)
+    return header(b"pax", b"x", out)
+
+
 def forged(
     entries: list[Entry],
     *,
@@ -116,6 +149,7 @@ def forged(
             "data": data,
             "after": b"",
             "signature": b"PK\3\4",
+            "made_by": 0x0314,
         }
         a = dict(fields)
         local(i, a)
@@ -126,8 +160,8 @@ def forged(
         c = dict(fields)
         central(i, c)
         records += struct.pack(
-            "<4s6H3L5H2L", b"PK\1\2", 0x0314, 20, c["flags"], c["method"], 0, 33, c["crc"], c["packed"], c["size"],
-            len(c["name"]), len(c["extra"]), 0, 0, 0, c["attributes"], c["offset"],
+            "<4s6H3L5H2L", b"PK\1\2", c["made_by"], 20, c["flags"], c["method"], 0, 33, c["crc"], c["packed"],
+            c["size"], len(c["name"]), len(c["extra"]), 0, 0, 0, c["attributes"], c["offset"],
         ) + c["name"] + c["extra"]  # type: ignore[arg-type, operator]  # fmt: skip
     out += between
     e = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import zstandard
 
-from holdfast_server.archive import manifest, seek_table, tar_writer, zip_writer
+from holdfast_server.archive import manifest, seek_table, tar_header, tar_writer, zip_extra, zip_writer
 from holdfast_server.archive.blocks import BLOCK
 from holdfast_server.archive.manifest import ManifestEntry
 from holdfast_server.archive.member import Member, MemberKind
@@ -112,3 +112,17 @@ def test_manifest() -> None:
     rows = re.findall(r"^\| ((?:`\w+`(?: or |, )?)+) \|", table, re.MULTILINE)
     stated = set(re.findall(r"`(\w+)`", " ".join(rows)))
     assert stated == keys
+
+
+def test_what_a_restore_passes_over() -> None:
+    """Each pax key and each extra field stands in the column where the code has it."""
+    text = TEXT.partition("### Reading what others wrote")[2]
+    rows = re.findall(r"^\| ((?:pax `|extra fields)[^|]*) \| ([^|]*) \|$", text, re.MULTILINE)
+    reported, harmless = (" ".join(row[column] for row in rows) for column in (0, 1))
+    ids = re.compile("0x[0-9A-F]{4}")
+    assert {int(number, 16) for number in ids.findall(harmless)} == zip_extra.HARMLESS
+    assert {int(number, 16) for number in ids.findall(reported)} == set(zip_extra.NAMED)
+    keys = {key.decode().removeprefix("SCHILY.") for key in tar_header.PAX_HARMLESS - tar_header.PAX_READ}
+    assert set(re.findall(r"`([\w.]*\w)`", harmless)) == keys
+    prefixes = {prefix.decode().rstrip(".") for prefix, _ in tar_header.PAX_NAMED}
+    assert {key.rstrip(".*") for key in re.findall(r"`([\w.*]+)`", reported)} == prefixes

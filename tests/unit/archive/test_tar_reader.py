@@ -16,11 +16,13 @@ import pytest
 import zstandard
 
 from holdfast_server.archive.format import ArchiveFormat
+from holdfast_server.archive.member import Member
 from holdfast_server.archive.reader import DETECT_SIZE, Limits, detect_format
 from holdfast_server.archive.tar_header import parse_mtime, parse_pax
 from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
 from tests.unit.archive.samples import (
     DIRECTORY,
+    FILE,
     SYMLINK,
     TREE,
     WHEN,
@@ -28,7 +30,10 @@ from tests.unit.archive.samples import (
     file,
     forged,
     hardlink,
+    header,
+    pax,
     read_all,
+    reading,
     symlink,
     tar,
     tar_gz,
@@ -52,38 +57,6 @@ def damaged(tmp_path: Path, data: bytes, words: str) -> None:
     with pytest.raises(DataLoss, match=words) as caught:
         read_all(tmp_path, "TAR_GZ", data)
     assert caught.value.reason is Reason.CHECKSUM_MISMATCH
-
-
-def header(
-    name: bytes = b"f", kind: bytes = b"0", content: bytes = b"", *, at: dict[int, bytes] | None = None
-) -> bytes:
-    """A header block with its content, padded. `at` overwrites bytes before the checksum is made."""
-    block = bytearray(512)
-    for offset, value in {
-        0: name,
-        100: b"0000644\0",
-        108: b"0000000\0",
-        116: b"0000000\0",
-        124: b"%011o\0" % len(content),
-        136: b"14524757400\0",
-        156: kind,
-        257: b"ustar\x0000",
-        **(at or {}),
-    }.items():
-        block[offset : offset + len(value)] = value
-    block[148:156] = b"        "
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block) + content + bytes(-len(content) % 512)
-
-
-def pax(*records: tuple[bytes, bytes]) -> bytes:
-    out = b""
-    for key, value in records:
-        rest = len(key) + len(value) + 3
-        size = rest + len(b"%d" % rest)
-        size = rest + len(b"%d" % size)
-        out += b"%d %b=%b\n" % (size, key, value)
-    return header(b"pax", b"x", out)
 
 
 def gzip_member(
@@ -193,7 +166,7 @@ def test_plain_tar_keeps_every_rule(tmp_path: Path) -> None:
         (tar_gz(TREE), "no number|checksum"),
         (tar(TREE) + b"garbage", "data follows"),
         (tar([file(b"../x")]), "component '..'"),
-        (header(kind=b"3") + END, "device or a FIFO"),
+        (header(kind=b"S") + END, "sparse"),
     ):
         with pytest.raises(FailedPrecondition, match=words):
             read_all(tmp_path, "TAR", data)
@@ -263,7 +236,14 @@ def test_header_checksum(tmp_path: Path) -> None:
 
 
 def test_header_magic(tmp_path: Path) -> None:
-    refused_tar(tmp_path, header(at={257: bytes(8)}) + END, "neither ustar nor GNU")
+    refused_tar(tmp_path, header(at={257: b"ustar\x0011"}) + END, "neither ustar, GNU")
+
+
+def test_old_headers_without_magic(tmp_path: Path) -> None:
+    """As tar of Unix version 7: a directory is what ends with a slash."""
+    old = {156: b"\0", 257: bytes(8)}
+    found = read_all(tmp_path, "TAR", header(b"d/", at=old) + header(b"d/f", content=b"x", at=old) + END)
+    assert [(m.path, m.kind, c) for m, c in found] == [(b"d", DIRECTORY, b""), (b"d/f", FILE, b"x")]
 
 
 @pytest.mark.parametrize(
@@ -288,12 +268,77 @@ def test_negative_time_in_base_256(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [b"3", b"4", b"6"])
 def test_special_files(tmp_path: Path, kind: bytes) -> None:
-    refused_tar(tmp_path, header(kind=kind) + END, "device or a FIFO")
+    data = header(b"dev", kind) + header(b"f", content=b"x") + END
+    found, reports = read_with_reports(tmp_path, data)
+    assert [m.path for m in found] == [b"f"]
+    assert reports == [(b"dev", "a device or FIFO", True)]
+    refused_tar(tmp_path, header(b"/dev/null", kind) + END, "absolute")
+    refused_tar(tmp_path, header(b"dev", kind) + header(b"dev", kind) + END, "same name")
+    refused_tar(tmp_path, header(b"dev", kind) + header(b"l", b"1", at={157: b"dev"}) + END, "no earlier file")
+    refused_tar(tmp_path, header(b"dev", kind, b"content") + END, "has content")
 
 
-@pytest.mark.parametrize("kind", [b"S", b"M", b"V", b"D", b"7", b"Z", b"X"])
+@pytest.mark.parametrize("kind", [b"S", b"M", b"D", b"Z", b"X"])
 def test_unknown_types(tmp_path: Path, kind: bytes) -> None:
     refused_tar(tmp_path, header(kind=kind) + END, "not supported")
+
+
+def test_contiguous_files_and_volume_labels(tmp_path: Path) -> None:
+    found = read_all(tmp_path, "TAR", header(b"label", b"V") + header(b"f", b"7", b"x") + END)
+    assert [(m.path, m.kind, c) for m, c in found] == [(b"f", FILE, b"x")]
+
+
+def read_with_reports(tmp_path: Path, data: bytes) -> tuple[list[Member], list[tuple[bytes, str, bool]]]:
+    reports: list[tuple[bytes, str, bool]] = []
+    with reading(tmp_path, "TAR", data) as reader:
+        reader.report = lambda path, what, whole: reports.append((path, what, whole))
+        return [member for member, _ in reader.members()], reports
+
+
+def test_what_pax_records_carry_is_reported(tmp_path: Path) -> None:
+    """Each kind once for a member; what loses nothing is passed over."""
+    lossy = pax(
+        (b"SCHILY.xattr.user.a", b"1"),
+        (b"SCHILY.xattr.user.b", b"\n\0"),
+        (b"LIBARCHIVE.xattr.user.a", b"MQ=="),
+        (b"SCHILY.acl.access", b"user::rwx"),
+        (b"ACME.colour", b"red"),
+    )
+    harmless = pax((b"atime", b"1"), (b"ctime", b"1"), (b"uname", b"u"), (b"LIBARCHIVE.creationtime", b"1"))
+    data = (
+        header(b"g", b"g", b"17 comment=hello\n14 ACME.all=1\n")
+        + lossy
+        + header(b"./a")
+        + harmless
+        + header(b"b")
+        + END
+    )
+    found, reports = read_with_reports(tmp_path, data)
+    assert [m.path for m in found] == [b"a", b"b"]
+    assert reports == [
+        (b"g", "the pax record 'ACME.all'", False),
+        (b"a", "access control lists", False),
+        (b"a", "extended attributes", False),
+        (b"a", "the pax record 'ACME.colour'", False),
+    ]
+
+
+def test_names_relative_to_the_folder(tmp_path: Path) -> None:
+    """What `tar c .` writes: the root itself, and `./` before all names, also those of hard links."""
+    data = header(b"./", b"5") + header(b"./f", content=b"x") + header(b"././l", b"1", at={157: b"./f"})
+    found = read_all(tmp_path, "TAR", data + header(b"./s", b"2", at={157: b"./f"}) + END)
+    assert [(m.path, m.link_target) for m, _ in found] == [(b"f", b""), (b"l", b"f"), (b"s", b"./f")]
+    refused_tar(tmp_path, header(b"./f") + header(b"f") + END, "same name")
+    refused_tar(tmp_path, header(b"./") + END, "no name")
+    refused_tar(tmp_path, header(b".//f") + END, "absolute")
+
+
+def test_a_directory_named_twice(tmp_path: Path) -> None:
+    """As `tar r` writes it."""
+    found = read_all(tmp_path, "TAR", header(b"d/", b"5") + header(b"d/", b"5", at={100: b"0000700\0"}) + END)
+    assert [(m.path, m.mode) for m, _ in found] == [(b"d", 0o644), (b"d", 0o700)]
+    refused_tar(tmp_path, header(b"d/", b"5") + header(b"d") + END, "same name")
+    refused_tar(tmp_path, header(b"d") + header(b"d/", b"5") + END, "same name")
 
 
 @pytest.mark.parametrize("kind", [b"1", b"2", b"5"])
@@ -395,7 +440,8 @@ def test_link_without_target(tmp_path: Path) -> None:
     [
         (b"/etc/x", "absolute"),
         (b"../x", "component '..'"),
-        (b"./x", "component '.'"),
+        (b"a/./x", "component '.'"),
+        (b"./../x", "component '..'"),
         (b"a//b", "component ''"),
         (b"file/", "component ''"),
         (b"a\0b", "NUL"),

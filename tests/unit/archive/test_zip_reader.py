@@ -298,18 +298,95 @@ def test_name_marked_utf8_that_is_not(tmp_path: Path) -> None:
     refused(tmp_path, forged([file(b"\xff")], **both(0, flags=0x800)), "marked as UTF-8")
 
 
+def unicode_path(name: bytes, other: bytes) -> bytes:
+    return struct.pack("<HHBL", 0x7075, 5 + len(other), 1, zlib.crc32(name)) + other
+
+
 def test_second_name_in_an_extra_field(tmp_path: Path) -> None:
-    extra = struct.pack("<HHBL", 0x7075, 6, 1, zlib.crc32(b"a")) + b"b"
-    refused(tmp_path, forged([file(b"a")], **both(0, extra=extra)), "another name")
+    """Info-ZIP's field gives the name when it belongs to the one in the header; both headers must agree."""
+    name = "\u4e2d.txt".encode()
+    extra = unicode_path(b"_.txt", name)
+    found = read_all(tmp_path, "ZIP", forged([file(b"_.txt")], **both(0, extra=extra)))
+    assert [m.path for m, _ in found] == [name]
+    stale = forged([file(b"a")], **both(0, extra=unicode_path(b"b", b"c")))
+    refused(tmp_path, stale, "belongs to another name")
+    refused(tmp_path, forged([file(b"a")], **both(0, extra=unicode_path(b"a", b"\xff"))), "not UTF-8")
+    refused(tmp_path, forged([file(b"a")], **both(0, extra=unicode_path(b"a", b"../b"))), "component '..'")
+    refused(tmp_path, forged([file(b"a")], **both(0, flags=0x800, extra=unicode_path(b"a", b"b"))), "another name")
+    refused(tmp_path, forged([file(b"a")], local=on(0, extra=unicode_path(b"a", b"b"))), "different names")
+
+
+def test_names_of_other_systems(tmp_path: Path) -> None:
+    """Code page 437 where nothing says UTF-8; a backslash there is a folder to some tools and a letter to others."""
+    dos = forged([file(b"caf\x82")], central=on(0, made_by=0x0014, attributes=0))
+    assert [m.path for m, _ in read_all(tmp_path, "ZIP", dos)] == ["caf\u00e9".encode()]
+    unix = forged([file(b"caf\x82")])
+    assert [m.path for m, _ in read_all(tmp_path, "ZIP", unix)] == [b"caf\x82"]
+    refused(tmp_path, forged([file(b"a\\b")], central=on(0, made_by=0x0014)), "backslash")
+
+
+def test_names_relative_to_the_folder(tmp_path: Path) -> None:
+    found = read_all(tmp_path, "ZIP", forged([directory(b"."), directory(b"./d"), file(b"./d/f"), file(b"././g")]))
+    assert [m.path for m, _ in found] == [b"d", b"d/f", b"g"]
+    refused(tmp_path, forged([file(b"./a"), file(b"a")]), "same name")
+    refused(tmp_path, forged([file(b".")]), "no name")
+
+
+def test_a_directory_named_twice(tmp_path: Path) -> None:
+    found = read_all(tmp_path, "ZIP", forged([directory(b"d"), directory(b"d")]))
+    assert [m.path for m, _ in found] == [b"d", b"d"]
 
 
 def test_type_and_name_disagree(tmp_path: Path) -> None:
-    refused(tmp_path, forged([directory(b"d")], central=on(0, attributes=0o100644 << 16)), "special or does not fit")
-    refused(tmp_path, forged([file(b"d")], central=on(0, attributes=0o040755 << 16)), "special or does not fit")
+    refused(tmp_path, forged([directory(b"d")], central=on(0, attributes=0o100644 << 16)), "does not fit")
+    refused(tmp_path, forged([directory(b"d")], central=on(0, attributes=0o010644 << 16)), "does not fit")
+    refused(tmp_path, forged([file(b"d")], central=on(0, attributes=0o040755 << 16)), "does not fit")
+
+
+def read_with_reports(tmp_path: Path, data: bytes) -> tuple[list[bytes], list[tuple[bytes, str, bool]]]:
+    reports: list[tuple[bytes, str, bool]] = []
+    with reading(tmp_path, "ZIP", data) as reader:
+        reader.report = lambda path, what, whole: reports.append((path, what, whole))
+        return [member.path for member, _ in reader.members()], reports
 
 
 def test_special_file(tmp_path: Path) -> None:
-    refused(tmp_path, forged([file(b"fifo")], central=on(0, attributes=0o010644 << 16)), "special")
+    data = forged([file(b"fifo", b""), file(b"f")], central=on(0, attributes=0o010644 << 16))
+    assert read_with_reports(tmp_path, data) == ([b"f"], [(b"fifo", "a device, FIFO or socket", True)])
+    refused(tmp_path, forged([file(b"../fifo", b"")], central=on(0, attributes=0o010644 << 16)), "component")
+    # What Info-ZIP read from its standard input.
+    found = read_all(tmp_path, "ZIP", forged([file(b"-", b"x")], central=on(0, attributes=0o010600 << 16)))
+    assert [(m.path, m.kind, m.mode, c) for m, c in found] == [(b"-", FILE, 0o600, b"x")]
+
+
+def test_what_extra_fields_carry_is_reported(tmp_path: Path) -> None:
+    """Also what only one of the two headers has; times, owners and padding lose nothing."""
+    acl = struct.pack("<HHL", 0x4453, 4, 1)
+    unknown = struct.pack("<HH", 0x1234, 0)
+    harmless = struct.pack("<HH6s", 0xD935, 6, b"") + struct.pack("<HHH", 0xA11E, 2, 4) + bytes(3)
+    data = forged([file(b"a"), file(b"b")], local=on(0, extra=acl + harmless), central=on(0, extra=unknown))
+    found, reports = read_with_reports(tmp_path, data)
+    assert found == [b"a", b"b"]
+    assert reports == [(b"a", "the extra field 0x1234", False), (b"a", "a Windows access control list", False)]
+
+
+def test_times_past_2038(tmp_path: Path) -> None:
+    """32 bits, that Info-ZIP and bsdtar fill without a sign; the year of the DOS time tells."""
+    extra = struct.pack("<HHBL", 0x5455, 5, 1, 2_208_988_801)
+    for year, expected in ((2040, 2_208_988_801), (1980, 2_208_988_801 - (1 << 32))):
+        data = bytearray(forged([file(b"a")], **both(0, extra=extra)))
+        at = data.index(b"PK\1\2") + 14
+        data[at : at + 2] = struct.pack("<H", (year - 1980) << 9 | 33)
+        assert [m.mtime_ns // 10**9 for m, _ in read_all(tmp_path, "ZIP", bytes(data))] == [expected]
+
+
+def test_times_of_other_systems(tmp_path: Path) -> None:
+    """In UTC, where the headers' own time is anybody's local time."""
+    old_unix = struct.pack("<HH2l", 0x5855, 8, 1, -2)
+    ntfs = struct.pack("<HHLHH3Q", 0x000A, 32, 0, 1, 24, 133_444_736_001_234_567, 1, 1)
+    for extra, expected in ((old_unix, -2 * 10**9), (ntfs, 1_700_000_000_123_456_700), (b"", 315_532_800 * 10**9)):
+        found = read_all(tmp_path, "ZIP", forged([file(b"a")], **both(0, extra=extra)))
+        assert [m.mtime_ns for m, _ in found] == [expected]
 
 
 def test_directory_with_content(tmp_path: Path) -> None:

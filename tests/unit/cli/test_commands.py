@@ -234,6 +234,29 @@ def test_backups(run: Run, service: FakeService, tmp_path: Path) -> None:
     assert (len(out.splitlines()), "--limit 0" in err) == (3, True)
 
 
+def test_the_life_of_a_backup(run: Run, service: FakeService) -> None:
+    backup_id = service.add_backup(b"content")
+    assert "before the upgrade" in run("backup", "rename", backup_id, "before the upgrade")[1]
+    assert "COMPLETED, locked\n" in run("backup", "lock", backup_id)[1]
+    assert "locked" not in run("backup", "unlock", backup_id)[1]
+    requests = [request for method, request in service.calls if method == "UpdateBackup"]
+    assert [(r.HasField("name"), r.HasField("locked"), r.locked) for r in requests] == [
+        (True, False, False),
+        (False, True, True),
+        (False, True, False),
+    ]
+    out = run("backup", "delete", backup_id)[1]
+    assert "in trash" in out
+    assert "purged from" in out
+    assert backup_id not in run("backup", "list")[1]
+    assert backup_id in run("backup", "list", "--deleted")[1]
+    assert "in trash" not in run("backup", "undelete", backup_id)[1]
+    given = ("--backup-id", "7F1A29B0-0000-4000-8000-000000000001", "--locked")
+    assert run("backup", "create", "a", "--to", "/x", "--format", "zip", "--detach", *given)[0] == 0
+    made = service.calls[-1][1]
+    assert (made.backup_id, made.locked) == (given[1], True)
+
+
 def test_verify_and_restore(run: Run, service: FakeService) -> None:
     verified = task_pb2.VerifyResult(backup_id="b", level=3, files_checked=5, bytes_checked=1024, sha256="ab")
     service.on_create = lambda task: task.state(task_pb2.TASK_STATE_COMPLETED, verify_result=verified)

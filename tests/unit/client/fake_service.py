@@ -291,6 +291,29 @@ class FakeService(
             abort(context, NotFound(Reason.BACKUP_NOT_FOUND, f"backup {request.backup_id} does not exist"))
         return self.backups[request.backup_id]
 
+    def UpdateBackup(self, request: Any, context: Any) -> Any:
+        self.enter("UpdateBackup", request, context)
+        backup = self.backups[request.backup_id]
+        if request.HasField("name"):
+            backup.name = request.name
+        if request.HasField("locked"):
+            backup.locked = request.locked
+        return backup
+
+    def DeleteBackup(self, request: Any, context: Any) -> Any:
+        self.enter("DeleteBackup", request, context)
+        backup = self.backups[request.backup_id]
+        backup.delete_time.CopyFrom(stamp())
+        backup.purge_time.CopyFrom(stamp(1_750_086_400))
+        return backup
+
+    def UndeleteBackup(self, request: Any, context: Any) -> Any:
+        self.enter("UndeleteBackup", request, context)
+        backup = self.backups[request.backup_id]
+        backup.ClearField("delete_time")
+        backup.ClearField("purge_time")
+        return backup
+
     def ListBackups(self, request: Any, context: Any) -> Any:
         self.enter("ListBackups", request, context)
         found = [
@@ -298,6 +321,7 @@ class FakeService(
             for backup in self.backups.values()
             if (not request.task_id or backup.task_id == request.task_id)
             and (not request.source_id or backup.source_id == request.source_id)
+            and (request.show_deleted or not backup.HasField("delete_time"))
         ]
         return backup_service_pb2.ListBackupsResponse(backups=found)
 
