@@ -31,6 +31,8 @@ from holdfast.v1 import (
     backup_pb2,
     backup_service_pb2,
     backup_service_pb2_grpc,
+    export_service_pb2,
+    export_service_pb2_grpc,
     restore_service_pb2,
     restore_service_pb2_grpc,
     source_pb2,
@@ -236,6 +238,7 @@ class Server:
         intercepted = grpc.intercept_channel(self._channel, _WithToken(self.token))
         self.sources = source_service_pb2_grpc.SourceServiceStub(intercepted)
         self.backups = backup_service_pb2_grpc.BackupServiceStub(intercepted)
+        self.exports = export_service_pb2_grpc.ExportServiceStub(intercepted)
         self.restores = restore_service_pb2_grpc.RestoreServiceStub(intercepted)
         self.tasks = task_service_pb2_grpc.TaskServiceStub(intercepted)
         self.health = health_pb2_grpc.HealthStub(self._channel)
@@ -460,6 +463,21 @@ class Server:
     def problems(self, task_id: str) -> list[task_pb2.TaskProblem]:
         request = task_service_pb2.ListTaskProblemsRequest(task_id=task_id, page_size=1000)
         return list(self.tasks.ListTaskProblems(request, timeout=PATIENCE).problems)
+
+    def start_export(
+        self, backup_id: str, folder: Path, kind: int = backup_pb2.ARCHIVE_FORMAT_TAR_GZ, **values: Any
+    ) -> task_pb2.Task:
+        request = export_service_pb2.ExportBackupRequest(
+            backup_id=backup_id,
+            folder=str(folder),
+            format=kind,
+            **values,  # type: ignore[arg-type]
+        )
+        return self.exports.ExportBackup(request, timeout=PATIENCE)
+
+    def export(self, *arguments: Any, **values: Any) -> task_pb2.Task:
+        """ExportBackup with what `start_export` takes, and wait for its end."""
+        return self.ended(self.start_export(*arguments, **values).task_id)
 
     def get(self, task_id: str) -> task_pb2.Task:
         return self.tasks.GetTask(task_service_pb2.GetTaskRequest(task_id=task_id), timeout=PATIENCE)

@@ -19,6 +19,7 @@ from holdfast.backups import Backups, Restores
 from holdfast.connection import Connection
 from holdfast.enums import HealthStatus
 from holdfast.errors import NotFound, Unimplemented
+from holdfast.exports import Exports
 from holdfast.models import Health
 from holdfast.settings import Settings, find_settings
 from holdfast.sources import Sources
@@ -71,6 +72,7 @@ class Client:
         self.address = settings.address
         self.sources = Sources(self._connection)
         self.backups = Backups(self._connection)
+        self.exports = Exports(self._connection)
         self.restores = Restores(self._connection)
         self.tasks = Tasks(self._connection)
 

@@ -26,6 +26,7 @@ from holdfast.retry import Backoff, is_passing
 from holdfast.settings import Settings, is_local
 from holdfast.v1 import (
     backup_service_pb2_grpc,
+    export_service_pb2_grpc,
     restore_service_pb2_grpc,
     source_service_pb2_grpc,
     task_service_pb2_grpc,
@@ -69,6 +70,7 @@ class Connection:
         self.channel = grpc.insecure_channel(settings.address, options=options)
         self.sources = _stub(source_service_pb2_grpc.SourceServiceStub, self.channel)
         self.backups = _stub(backup_service_pb2_grpc.BackupServiceStub, self.channel)
+        self.exports = _stub(export_service_pb2_grpc.ExportServiceStub, self.channel)
         self.restores = _stub(restore_service_pb2_grpc.RestoreServiceStub, self.channel)
         self.tasks = _stub(task_service_pb2_grpc.TaskServiceStub, self.channel)
 

@@ -37,6 +37,7 @@ RESULTS: Mapping[str, type[TaskResult]] = {
     "restore_result": models.RestoreResult,
     "restore_archive_result": models.RestoreArchiveResult,
     "verify_result": models.VerifyResult,
+    "export_backup_result": models.ExportBackupResult,
 }
 
 _Reader = Callable[[Any, str], Any]

@@ -38,6 +38,8 @@ __all__ = [
     "Cleanup",
     "Discovery",
     "Event",
+    "ExportBackupResult",
+    "ExportedFile",
     "Health",
     "LogLine",
     "OtherResult",
@@ -360,6 +362,29 @@ class VerifyResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedFile:
+    """One file that an export wrote."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportBackupResult:
+    """Result of EXPORT_BACKUP; `file` is None for a dry run."""
+
+    backup_id: str
+    file: ExportedFile | None
+    files: int
+    directories: int
+    symlinks: int
+    hardlinks: int
+    original_size: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OtherResult:
     """Result of a kind that this client does not know in detail: the message's name and its fields as plain data."""
 
@@ -367,7 +392,7 @@ class OtherResult:
     fields: Mapping[str, Any]
 
 
-TaskResult = BackupResult | RestoreResult | RestoreArchiveResult | VerifyResult | OtherResult
+TaskResult = BackupResult | RestoreResult | RestoreArchiveResult | VerifyResult | ExportBackupResult | OtherResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,6 +70,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     from holdfast_server.tasks.backup_life import BackupLife
     from holdfast_server.tasks.backup_orders import BackupOrders
     from holdfast_server.tasks.engine import TaskEngine
+    from holdfast_server.tasks.export import ExportOrders
     from holdfast_server.tasks.queue import DbosQueue, migrate_queue
     from holdfast_server.tasks.restore import RestoreOrders
     from holdfast_server.tasks.restore_archive import RestoreArchiveOrders
@@ -96,6 +97,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
         verifications=VerifyOrders(engine),
         restores=RestoreOrders(engine, policy),
         archive_restores=RestoreArchiveOrders(engine, policy),
+        exports=ExportOrders(engine, policy, clock),
     )
     places = StreamPlaces(config.server.max_watchers)
     authenticator = Authenticator(ensure_admin_token(config.paths.data_dir))
@@ -137,6 +139,7 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     from holdfast_server.tasks.backup import BackupHandler
     from holdfast_server.tasks.backup_life import BackupLife
     from holdfast_server.tasks.engine import TaskEngine
+    from holdfast_server.tasks.export import ExportHandler
     from holdfast_server.tasks.housekeeping import Housekeeper
     from holdfast_server.tasks.queue import DbosConsumer, DbosQueue, migrate_queue
     from holdfast_server.tasks.restore import RestoreHandler
@@ -163,6 +166,7 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
         TaskKind.VERIFY: VerifyHandler(database, clock),
         TaskKind.RESTORE: RestoreHandler(database, policy),
         TaskKind.RESTORE_ARCHIVE: RestoreArchiveHandler(policy, limits),
+        TaskKind.EXPORT_BACKUP: ExportHandler(database, policy, pool, clock, software_version()),
     }
     housekeeper = Housekeeper(database, queue, clock, config.tasks.history_days, config.tasks.request_id_days)
     worker = Worker(owner, database, engine, handlers, housekeeper, clock, config.tasks.lease_seconds)

@@ -43,7 +43,7 @@ from holdfast.v1 import (
 from holdfast_server.rpc.registry import NOT_BUILT_FILES
 from tests.harness import PATIENCE, Failure, Server, failure_of, make_tree, snapshot, until
 
-BUILT = {"SourceService", "BackupService", "RestoreService", "TaskService"}
+BUILT = {"SourceService", "BackupService", "ExportService", "RestoreService", "TaskService"}
 METHODS: list[MethodDescriptor] = [
     method for file in NOT_BUILT_FILES for service in file.services_by_name.values() for method in service.methods
 ]

@@ -178,7 +178,7 @@ def is_ended(event: Event, state: str = COMPLETED) -> bool:
 def test_services_are_listed_and_described(server: Server) -> None:
     grpcurl = Grpcurl(server)
     listed = grpcurl.plain("list").split()
-    assert {f"holdfast.v1.{name}Service" for name in ("Source", "Backup", "Restore", "Task")} <= set(listed)
+    assert {f"holdfast.v1.{name}Service" for name in ("Source", "Backup", "Export", "Restore", "Task")} <= set(listed)
     assert "grpc.health.v1.Health" in listed
     described = grpcurl.plain("describe", "holdfast.v1.BackupService.RunBackup")
     assert "rpc RunBackup ( .holdfast.v1.RunBackupRequest ) returns ( stream .holdfast.v1.TaskEvent );" in described
@@ -236,6 +236,24 @@ def test_watch_in_a_second_process_and_after_the_first_was_killed(tool: Tool, tr
             process.kill()
             process.communicate()
     assert len(list((tmp_path / "archives").iterdir())) == 1, "the death of its client stopped the task"
+
+
+def test_run_export_backup_prints_every_event_to_the_end(tool: Tool, server: Server, tmp_path: Path) -> None:
+    source_id = f"small-{tool.name}"
+    server.register(make_tree(tmp_path / "small", 9, files=6), source_id)
+    backup = server.backup_of(server.backup(source_id, tmp_path / "archives", create_folder=True))
+    request = {
+        "backupId": backup.backup_id, "folder": str(tmp_path / "out"), "createFolder": True,
+        "format": "ARCHIVE_FORMAT_TAR_ZST", "paths": ["d1"],
+    }  # fmt: skip
+    done = call(tool, "ExportService/RunExportBackup", request)
+    assert done.returncode == 0, done.stderr
+    events = messages(done.stdout)
+    assert events[0]["kind"] == "TASK_EVENT_KIND_RESET"
+    assert_rule(events)
+    assert is_ended(events[-1]), events[-1]
+    (made,) = (tmp_path / "out").iterdir()
+    assert events[-1]["task"]["exportBackupResult"]["file"]["path"] == str(made)
 
 
 def test_wrong_token_is_refused(tool: Tool) -> None:

@@ -20,7 +20,8 @@ from holdfast_server.archive.extract import ignore
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.archive.reader import Limits, open_reader
-from holdfast_server.core.backup import ArchivePlan, WrittenBackup, scan_source, write_archive
+from holdfast_server.core.archive_file import ProvedArchive
+from holdfast_server.core.backup import ArchivePlan, scan_source, write_archive
 from holdfast_server.core.control import Control, Problem, Progress
 from holdfast_server.core.restore import Unpacking, apply_staging, extract_to_staging
 from holdfast_server.core.verify import StoredArchive, VerifyLevel, open_archive, verify_stored
@@ -150,7 +151,7 @@ def pool() -> Iterator[CompressorPool]:
     pool.close()
 
 
-def back_up(root: bytes, folder: bytes, pool: CompressorPool, how: ArchivePlan) -> tuple[WrittenBackup, list[Problem]]:
+def back_up(root: bytes, folder: bytes, pool: CompressorPool, how: ArchivePlan) -> tuple[ProvedArchive, list[Problem]]:
     problems: list[Problem] = []
     with OpenFolder(os.open(root, os.O_RDONLY | os.O_DIRECTORY), root) as source:
         scanned = scan_source(source, how, Control())

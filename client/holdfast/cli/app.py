@@ -11,6 +11,7 @@ import click
 
 from holdfast import __version__
 from holdfast.cli.backup import backup
+from holdfast.cli.export import export
 from holdfast.cli.health import health
 from holdfast.cli.restore import restore
 from holdfast.cli.session import Session, exit_code, write_error
@@ -29,6 +30,7 @@ Examples:
   holdfast backup create default minecraft --to /backups --format zip
   holdfast backup list --source minecraft
   holdfast restore BACKUP_ID --to /tmp/look
+  holdfast export backup BACKUP_ID --to /mnt/usb --format tar.zst
 
 \b
 Exit codes:
@@ -72,6 +74,7 @@ def cli(
 cli.add_command(source)
 cli.add_command(backup)
 cli.add_command(restore)
+cli.add_command(export)
 cli.add_command(task)
 cli.add_command(health)
 

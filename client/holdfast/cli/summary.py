@@ -7,6 +7,7 @@ from holdfast.enums import TaskKind, TaskState
 from holdfast.errors import HoldfastError
 from holdfast.models import (
     BackupResult,
+    ExportBackupResult,
     OtherResult,
     RestoreArchiveResult,
     RestoreResult,
@@ -36,6 +37,8 @@ def summarise(session: Session, task: Task) -> None:
         _archive(session, task, task.result)
     elif isinstance(task.result, VerifyResult):
         _verify(session, task.result)
+    elif isinstance(task.result, ExportBackupResult):
+        _export(session, task, task.result)
     elif isinstance(task.result, OtherResult):
         session.record((name, str(to_dict(value))) for name, value in task.result.fields.items())
     if task.cleanup is not None:
@@ -143,7 +146,19 @@ def _archive(session: Session, task: Task, result: RestoreArchiveResult) -> None
         session.line(f"  {count(result.entries_skipped, 'special entry', 'special entries')} left out")
 
 
-def _entries(result: RestoreResult | RestoreArchiveResult) -> str:
+def _export(session: Session, task: Task, result: ExportBackupResult) -> None:
+    holds = f"{_entries(result)}, {size(result.original_size)}"
+    if result.file is None:
+        session.line(f"would export {holds}")
+    elif task.state in _STORED:
+        session.line(safe(result.file.path))
+        session.line(f"  {holds} -> {size(result.file.size)} ({percent(result.file.size, result.original_size)})")
+        session.line(f"  sha256 {result.file.sha256}")
+    if not result.complete:
+        session.line("  not complete: the backup misses something, or the format cannot hold it")
+
+
+def _entries(result: RestoreResult | RestoreArchiveResult | ExportBackupResult) -> str:
     parts = [
         count(result.files, "file"),
         count(result.directories, "directory", "directories"),

@@ -93,13 +93,16 @@ class ExportServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ExportBackup(self, request, context):
-        """Starts a task that repacks a backup into one portable file, optionally only some paths, optionally sealed.
+        """Starts a task that repacks a backup into one portable file, optionally only some paths, optionally sealed. The
+        backup is proved against its manifest while it is read, and the file read back before it gets its name:
+        `{display_name}-{tag}-{YYYYMMDD-HHMMSS}.{ext}` with the time of the backup; a taken name gets `-2`. The file is no
+        backup: it is not listed, verified or deleted as one. The backup's source may be suspended, offline or gone.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD; NOT_FOUND/BACKUP_NOT_FOUND, ENTRY_NOT_FOUND;
+        Errors: INVALID_ARGUMENT/INVALID_FIELD; NOT_FOUND/BACKUP_NOT_FOUND;
         ALREADY_EXISTS/REQUEST_ID_REUSED; ABORTED/BACKUP_BUSY; FAILED_PRECONDITION/BACKUP_NOT_RESTORABLE, FOLDER_NOT_FOUND,
         FOLDER_NOT_CREATABLE, FOLDER_NOT_WRITABLE, FOLDER_INSIDE_DATA_DIR, KEY_REQUIRED, KEY_WRONG;
-        PERMISSION_DENIED/PATH_NOT_ALLOWED; RESOURCE_EXHAUSTED/DISK_FULL; UNAVAILABLE/STORAGE_UNREACHABLE.
-        In the task also: DATA_LOSS/CHECKSUM_MISMATCH, ARCHIVE_MISSING.
+        PERMISSION_DENIED/PATH_NOT_ALLOWED; RESOURCE_EXHAUSTED/DISK_FULL; UNAVAILABLE/STORAGE_UNREACHABLE, NO_WORKER.
+        In the task also: NOT_FOUND/ENTRY_NOT_FOUND, DATA_LOSS/CHECKSUM_MISMATCH, ARCHIVE_MISSING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

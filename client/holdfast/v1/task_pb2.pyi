@@ -471,20 +471,24 @@ class ExportCoinsResult(_message.Message):
     def __init__(self, source_id: _Optional[str] = ..., amount: _Optional[str] = ..., coins: _Optional[int] = ..., files: _Optional[_Iterable[_Union[_export_pb2.ExportedFile, _Mapping]]] = ..., file_count: _Optional[int] = ..., coins_fracked: _Optional[int] = ..., denominations: _Optional[_Iterable[_Union[_wallet_pb2.DenominationTotal, _Mapping]]] = ..., receipt_path: _Optional[str] = ...) -> None: ...
 
 class ExportBackupResult(_message.Message):
-    __slots__ = ("backup_id", "file", "files", "directories", "symlinks", "original_size")
+    __slots__ = ("backup_id", "file", "files", "directories", "symlinks", "original_size", "hardlinks", "complete")
     BACKUP_ID_FIELD_NUMBER: _ClassVar[int]
     FILE_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
     DIRECTORIES_FIELD_NUMBER: _ClassVar[int]
     SYMLINKS_FIELD_NUMBER: _ClassVar[int]
     ORIGINAL_SIZE_FIELD_NUMBER: _ClassVar[int]
+    HARDLINKS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
     backup_id: str
     file: _export_pb2.ExportedFile
     files: int
     directories: int
     symlinks: int
     original_size: int
-    def __init__(self, backup_id: _Optional[str] = ..., file: _Optional[_Union[_export_pb2.ExportedFile, _Mapping]] = ..., files: _Optional[int] = ..., directories: _Optional[int] = ..., symlinks: _Optional[int] = ..., original_size: _Optional[int] = ...) -> None: ...
+    hardlinks: int
+    complete: bool
+    def __init__(self, backup_id: _Optional[str] = ..., file: _Optional[_Union[_export_pb2.ExportedFile, _Mapping]] = ..., files: _Optional[int] = ..., directories: _Optional[int] = ..., symlinks: _Optional[int] = ..., original_size: _Optional[int] = ..., hardlinks: _Optional[int] = ..., complete: bool = ...) -> None: ...
 
 class ImportCoinsResult(_message.Message):
     __slots__ = ("source_id", "folder", "imported", "duplicates", "files_read", "files_moved", "files_corrupted", "files_encrypted", "problem_files")

@@ -33,7 +33,7 @@ def sidecar_name(archive: bytes) -> bytes:
 @dataclass(frozen=True, slots=True)
 class Sidecar:
     """What a sidecar states. Times in microseconds; `size` and `sha256` (hex) are those of the sealed file; `counts` as
-    in the manifest's last line."""
+    in the manifest's last line. With `exported_from` the file is an export of backup `backup_id`, and no backup."""
 
     backup_id: str
     source_id: str
@@ -47,12 +47,13 @@ class Sidecar:
     counts: Mapping[str, int]
     complete: bool
     software: str
+    exported_from: Mapping[str, Any] | None = None
 
     def encode(self) -> bytes:
         values = {
             "format": SIDECAR_FORMAT,
             "version": SIDECAR_VERSION,
-            "backup_id": self.backup_id,
+            **({"exported_from": dict(self.exported_from)} if self.exported_from else {"backup_id": self.backup_id}),
             "source": {"source_id": self.source_id, "kind": self.source_kind},
             "archive_format": self.archive_format,
             "sealing": SEALING,
@@ -82,11 +83,12 @@ def parse_sidecar(data: bytes) -> Sidecar:
     source, counts = _typed(values, "source", dict), _typed(values, "counts", dict)
     for name in counts:
         _number(counts, name)
+    exported_from = _typed(values, "exported_from", dict) if "exported_from" in values else None
     sha256 = _typed(values, "sha256", str)
     if not _SHA256.fullmatch(sha256):
         raise _invalid("its sha256 is no SHA-256")
     return Sidecar(
-        backup_id=_typed(values, "backup_id", str),
+        backup_id=_typed(values if exported_from is None else exported_from, "backup_id", str),
         source_id=_typed(source, "source_id", str),
         source_kind=_typed(source, "kind", str),
         archive_format=_typed(values, "archive_format", str),
@@ -98,6 +100,7 @@ def parse_sidecar(data: bytes) -> Sidecar:
         counts=counts,
         complete=_typed(values, "complete", bool),
         software=_typed(values, "software", str),
+        exported_from=exported_from,
     )
 
 

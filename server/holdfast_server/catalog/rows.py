@@ -47,6 +47,7 @@ class TaskKind(StrEnum):
     RESTORE = "RESTORE"
     VERIFY = "VERIFY"
     RESTORE_ARCHIVE = "RESTORE_ARCHIVE"
+    EXPORT_BACKUP = "EXPORT_BACKUP"
 
 
 class TaskState(StrEnum):

@@ -6,7 +6,6 @@ compresses in parallel into the `.partial`, and the strict reader then proves th
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 from collections.abc import Callable
@@ -15,29 +14,23 @@ from datetime import UTC, datetime
 from typing import Any
 
 from holdfast_server.archive.format import ArchiveFormat
-from holdfast_server.archive.manifest import ManifestSpool, format_mtime
+from holdfast_server.archive.manifest import format_mtime
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
-from holdfast_server.archive.reader import Limits, open_reader
-from holdfast_server.archive.reading import damage
-from holdfast_server.archive.sealing import Recipients, SealedFile, SealingFile
-from holdfast_server.archive.writer import ArchiveWriter, MemberNotRepresentable, WrittenArchive, open_writer
-from holdfast_server.core.control import Control, Problem, Progress, ReadingProgress
-from holdfast_server.core.read_back import READ_BACK_WORK, hash_file, read_back
+from holdfast_server.archive.sealing import Recipients
+from holdfast_server.archive.writer import ArchiveWriter, MemberNotRepresentable
+from holdfast_server.core.archive_file import ArchiveShape, ProvedArchive, produce
+from holdfast_server.core.control import Control, Problem, Progress
 from holdfast_server.core.reading import SMALL_FILE, TRIES, FileReader, is_sparse, read_small
 from holdfast_server.core.selection import Selection
 from holdfast_server.core.statistics import Statistics
-from holdfast_server.errors import DataLoss, FailedPrecondition, Reason
+from holdfast_server.errors import FailedPrecondition, Reason
 from holdfast_server.storage.folder import OpenFolder
-from holdfast_server.storage.local import fsync_file, translate_os_error
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.tree import EntryKind, ProblemReason, TreeEntry, TreeProblem, problem_from, walk
 from holdfast_server.wallets.classify import SNIFF_SIZE, classify
 
-__all__ = ["BACKUP_WORK", "ArchiveFile", "ArchivePlan", "WrittenBackup", "scan_source", "write_archive"]
-
-#: How often a backup handles every byte: reading and compressing counts once.
-BACKUP_WORK = 1.0 + READ_BACK_WORK
+__all__ = ["NAME_TOO_LONG", "ArchivePlan", "scan_source", "write_archive"]
 
 #: What is missing from a backup when one of these happens; the rest are warnings only.
 _MISSING = frozenset(
@@ -81,17 +74,6 @@ class ArchivePlan:
         return self.source_kind == "WALLET"
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenBackup:
-    """A `.partial` that was written, synced and read back. `sha256` is that of the whole file, in hex; all that was
-    compared of a `sealed` one."""
-
-    size: int
-    sha256: str
-    statistics: Statistics
-    sealed: bool = False
-
-
 def scan_source(source: OpenFolder, plan: ArchivePlan, control: Control) -> Statistics:
     """Count what a backup would hold, without opening a file. Problems are counted as warnings only."""
     selection, found = Selection(plan.ignore), Statistics()
@@ -118,95 +100,23 @@ def write_archive(
     control: Control,
     progress: Progress,
     report: Callable[[Problem], None],
-) -> WrittenBackup:
+) -> ProvedArchive:
     """Write the source into the open, empty file, sync it and read it back.
 
     Raises Stopped when asked to, FailedPrecondition (SOURCE_UNREADABLE with `fail_on_error`, FOLDER_INSIDE_SOURCE),
     DataLoss/CHECKSUM_MISMATCH when what was read back is not what was written, ResourceExhausted/DISK_FULL and
     the like for the archive's own disk. The file is the caller's to remove then.
     """
-    progress.begin("writing")
-    with ArchiveFile(os.dup(partial_fd), "r+b") as file:
-        manifest = ManifestSpool(_manifest_header(source, plan))
-        stored_before = progress.compressed_size
-
-        def on_written(size: int) -> None:
-            progress.compressed_size = stored_before + size
-
-        sealing = SealingFile(file, plan.recipients, control.check) if plan.recipients else None
-        writer = open_writer(
-            plan.format, sealing or file, pool, manifest,
-            check=control.check, on_written=on_written, created_ns=plan.created_us * 1000,
-        )  # fmt: skip
-        job = _ArchiveJob(plan, writer, control, progress, report)
-        try:
-            job.add_tree(source)
-            written = writer.finish(job.totals())
-            sealed = sealing.finish() if sealing else None
-        except BaseException:
-            writer.abort()
-            if sealing:
-                sealing.abort()
-            raise
-        fsync_file(file.fileno())
-        progress.begin("verifying")
-        if (written.files, written.bytes_in) != (job.statistics.files, job.statistics.original_size):
-            raise _not_all(written, job.statistics)
-        on_read = _read_back_progress(progress, job.statistics, sealed.size if sealed else written.size)
-        if sealed:
-            _prove_sealed(file, sealed, control, on_read)
-            return WrittenBackup(sealed.size, sealed.sha256, job.statistics, sealed=True)
-        sha256 = read_back(file.fileno(), written.stretches, control, on_read)
-        # A zip's end and directory have to be where a reader looks for them.
-        open_reader(plan.format.name, file, limits=Limits(), check=control.check)
-    return WrittenBackup(written.size, sha256, job.statistics)
-
-
-def _not_all(written: WrittenArchive, found: Statistics) -> DataLoss:
-    return DataLoss(
-        Reason.CHECKSUM_MISMATCH,
-        f"the archive holds {written.files} files of {written.bytes_in} bytes, "
-        f"{found.files} of {found.original_size} were read",
+    shape = ArchiveShape(
+        plan.format, _manifest_header(source, plan), plan.created_us, plan.recipients, is_wallet=plan.is_wallet
     )
 
+    def fill(writer: ArchiveWriter) -> Statistics:
+        job = _ArchiveJob(plan, writer, control, progress, report)
+        job.add_tree(source)
+        return job.statistics
 
-def _read_back_progress(progress: Progress, found: Statistics, size: int) -> Callable[[int], None]:
-    """Takes bytes of the archive that were read back, as so much of the source handled again."""
-    on_progress = ReadingProgress(progress, found.original_size, found.files, work=READ_BACK_WORK, count_as_read=False)
-    done = 0
-
-    def on_read(more: int) -> None:
-        nonlocal done
-        done += more
-        share = done / size
-        on_progress(int(found.original_size * share), int(found.files * share), b"")
-
-    return on_read
-
-
-def _prove_sealed(file: ArchiveFile, sealed: SealedFile, control: Control, on_read: Callable[[int], None]) -> None:
-    """What was proved before it was sealed is still there when the disk gives back the sealed bytes: nobody here can
-    open them."""
-    sha256 = hash_file(file.fileno(), control.check, on_read)
-    if sha256 != sealed.sha256 or os.fstat(file.fileno()).st_size != sealed.size:
-        raise damage("the disk gives back other bytes than it was given")
-
-
-class ArchiveFile(io.FileIO):
-    """The archive being written. What its disk refuses is raised as an error of ours and not as OSError, which is
-    what reading the source raises: a full disk must never pass for an unreadable file."""
-
-    def write(self, data: Any, /) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            raise translate_os_error(error, "writing the archive") from error
-
-    def truncate(self, size: int | None = None, /) -> int:
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            raise translate_os_error(error, "writing the archive") from error
+    return produce(shape, fill, partial_fd, pool, control, progress)
 
 
 class _ArchiveJob:
@@ -243,9 +153,6 @@ class _ArchiveJob:
                 self.statistics.files_skipped += 1
                 self._warn(item.path, NAME_TOO_LONG, f"the archive format cannot hold this entry: {error}")
         self.statistics.files_ignored = self._selection.ignored
-
-    def totals(self) -> dict[str, Any]:
-        return self.statistics.manifest_totals(wallet=self._plan.is_wallet)
 
     def _add(self, entry: TreeEntry) -> None:
         self._progress.current_file = entry.path

@@ -88,6 +88,8 @@ def read_sealed_facts(file: BinaryIO, sidecar: Sidecar, check: Callable[[], None
     size = os.fstat(fd).st_size
     if not is_sealed(os.pread(fd, DETECT_SIZE, 0)):
         raise _invalid("it is not sealed")
+    if sidecar.exported_from is not None:
+        raise _invalid("it is an export, not a backup")
     if sidecar.archive_format not in (one.value for one in ArchiveFormat if one.writable):
         raise _invalid("its sidecar names no format of a backup")
     try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
+from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.wallets.classify import WalletCounters
 
 __all__ = ["Statistics"]
@@ -25,6 +26,18 @@ class Statistics:
     warnings: int = 0
     complete: bool = True
     wallet: WalletCounters = field(default_factory=WalletCounters)
+
+    def count(self, member: Member) -> None:
+        """Add a member that is in the archive."""
+        if member.kind is MemberKind.FILE:
+            self.files += 1
+            self.original_size += member.size
+        elif member.kind is MemberKind.DIRECTORY:
+            self.directories += 1
+        elif member.kind is MemberKind.SYMLINK:
+            self.symlinks += 1
+        else:
+            self.hardlinks += 1
 
     def manifest_totals(self, *, wallet: bool) -> dict[str, Any]:
         """The last line of the manifest (docs/format.md)."""

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from holdfast.v1 import backup_pb2, restore_pb2, source_pb2, task_pb2
+from holdfast.v1 import backup_pb2, export_pb2, restore_pb2, source_pb2, task_pb2
 from holdfast_server.catalog.rows import (
     BackupRow,
     LogRow,
@@ -125,6 +125,9 @@ def _put_result(message: task_pb2.Task, kind: str, result: Mapping[str, Any]) ->
     elif kind == "RESTORE_ARCHIVE":
         archive_format = f"ARCHIVE_FORMAT_{result['format']}"
         message.restore_archive_result.CopyFrom(task_pb2.RestoreArchiveResult(**{**result, "format": archive_format}))
+    elif kind == "EXPORT_BACKUP":
+        file = export_pb2.ExportedFile(**result["file"]) if "file" in result else None
+        message.export_backup_result.CopyFrom(task_pb2.ExportBackupResult(**{**result, "file": file}))
 
 
 def _source_outcome(record: Mapping[str, Any]) -> task_pb2.SourceOutcome:

@@ -11,6 +11,7 @@ from holdfast.v1 import (
     backup_service_pb2,
     backup_service_pb2_grpc,
     export_service_pb2,
+    export_service_pb2_grpc,
     repository_service_pb2,
     restore_service_pb2,
     restore_service_pb2_grpc,
@@ -22,6 +23,7 @@ from holdfast.v1 import (
     wallet_service_pb2,
 )
 from holdfast_server.rpc.backup_service import BackupServicer
+from holdfast_server.rpc.export_service import ExportServicer
 from holdfast_server.rpc.restore_service import RestoreServicer
 from holdfast_server.rpc.services import Services
 from holdfast_server.rpc.source_service import SourceServicer
@@ -51,6 +53,7 @@ def register_services(server: grpc.Server, services: Services) -> list[str]:
     served: dict[str, tuple[Any, object]] = {
         "Source": (source_service_pb2_grpc.add_SourceServiceServicer_to_server, SourceServicer(services)),
         "Backup": (backup_service_pb2_grpc.add_BackupServiceServicer_to_server, BackupServicer(services)),
+        "Export": (export_service_pb2_grpc.add_ExportServiceServicer_to_server, ExportServicer(services)),
         "Restore": (restore_service_pb2_grpc.add_RestoreServiceServicer_to_server, RestoreServicer(services)),
         "Task": (task_service_pb2_grpc.add_TaskServiceServicer_to_server, TaskServicer(services)),
     }

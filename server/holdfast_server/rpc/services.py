@@ -8,6 +8,7 @@ from holdfast_server.catalog.database import Database
 from holdfast_server.tasks.backup_life import BackupLife
 from holdfast_server.tasks.backup_orders import BackupOrders
 from holdfast_server.tasks.engine import TaskEngine
+from holdfast_server.tasks.export import ExportOrders
 from holdfast_server.tasks.restore import RestoreOrders
 from holdfast_server.tasks.restore_archive import RestoreArchiveOrders
 from holdfast_server.tasks.sources import SourceRegistry
@@ -30,3 +31,4 @@ class Services:
     verifications: VerifyOrders
     restores: RestoreOrders
     archive_restores: RestoreArchiveOrders
+    exports: ExportOrders

@@ -28,13 +28,8 @@ from holdfast_server.catalog.rows import (
     SourceKind,
 )
 from holdfast_server.clock import Clock
-from holdfast_server.core.backup import (
-    BACKUP_WORK,
-    ArchivePlan,
-    WrittenBackup,
-    scan_source,
-    write_archive,
-)
+from holdfast_server.core.archive_file import ARCHIVE_WORK, ProvedArchive
+from holdfast_server.core.backup import ArchivePlan, scan_source, write_archive
 from holdfast_server.core.publish import archive_base_name
 from holdfast_server.core.statistics import Statistics
 from holdfast_server.errors import (
@@ -198,7 +193,7 @@ class BackupHandler:
             size, files = size + found.original_size, files + found.files
             if run.row.dry_run:
                 outcomes.append(_Outcome(entry, found))
-        run.progress.set_totals(size, files, work=BACKUP_WORK)
+        run.progress.set_totals(size, files, work=ARCHIVE_WORK)
         run.log(f"scanned: {files} files, {size} bytes")
         return outcomes
 
@@ -236,7 +231,7 @@ class BackupHandler:
             raise
         return outcome, None
 
-    def _announce(self, run: TaskRun, backup_id: str, written: WrittenBackup, name: bytes) -> None:
+    def _announce(self, run: TaskRun, backup_id: str, written: ProvedArchive, name: bytes) -> None:
         with run.guarded() as connection:
             backups.update_backup(
                 connection,
@@ -260,13 +255,13 @@ class BackupHandler:
 
     def _adopt(self, run: TaskRun, row: BackupRow, archive: Announced) -> None:
         run.log(f"{row.source_id}: {escape(archive.path)} was published by an earlier attempt")
-        written = WrittenBackup(archive.size, archive.sha256, _statistics_of(row.statistics), row.sealed)
+        written = ProvedArchive(archive.size, archive.sha256, _statistics_of(row.statistics), row.sealed)
         name = archive.path.rpartition(b"/")[2]
         commit = _Commit(self._clock, run, row.backup_id, written, name, archive.path, 0.0)
         with run.guarded() as connection:
             commit.apply(connection)
 
-    def _sidecar(self, plan: ArchivePlan, written: WrittenBackup) -> Sidecar | None:
+    def _sidecar(self, plan: ArchivePlan, written: ProvedArchive) -> Sidecar | None:
         if plan.recipients is None:
             return None
         totals = written.statistics.manifest_totals(wallet=False)
@@ -333,7 +328,7 @@ class _Commit:
     clock: Clock
     run: TaskRun
     backup_id: str
-    written: WrittenBackup
+    written: ProvedArchive
     name: bytes
     output: bytes
     seconds: float

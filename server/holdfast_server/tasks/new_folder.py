@@ -16,19 +16,18 @@ from holdfast_server.archive.extract import Extracted
 from holdfast_server.catalog.rows import LockMode, LockWish
 from holdfast_server.catalog.tasks import update_attempt
 from holdfast_server.core.restore import Restored, apply_staging, remove_staging, staging_name
-from holdfast_server.errors import FailedPrecondition, Fenced, invalid_field
+from holdfast_server.errors import FailedPrecondition, Fenced
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.local import free_bytes, fsync_directory
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.run import Outcome, TaskRun
 
-__all__ = ["FIELD", "NewFolder", "check_paths", "counts_of", "target_wish"]
+__all__ = ["FIELD", "NewFolder", "counts_of", "target_wish"]
 
 #: The request's field for the target.
 FIELD = "new_folder.folder"
 
-_MAX_PATHS = 1000
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 #: Extracts into the named staging folder below the opened target, and says what the task then reports.
@@ -167,13 +166,3 @@ def counts_of(found: Restored | Extracted) -> dict[str, Any]:
 def target_wish(folder: bytes) -> LockWish:
     """Nobody else restores into the same folder."""
     return LockWish(f"folder:{escape(folder.rstrip(b'/'))}", LockMode.EXCLUSIVE)
-
-
-def check_paths(paths: tuple[bytes, ...]) -> None:
-    """Raises InvalidArgument/INVALID_FIELD for paths that select nothing in any archive."""
-    if len(paths) > _MAX_PATHS:
-        raise invalid_field("paths", f"names {len(paths)} paths, at most {_MAX_PATHS} are allowed")
-    for index, path in enumerate(paths):
-        parts = path.strip(b"/").split(b"/")
-        if path.startswith(b"/") or any(part in (b"", b".", b"..") for part in parts) or b"\0" in path:
-            raise invalid_field(f"paths[{index}]", "must be relative to the backup, without `.`, `..` or empty parts")

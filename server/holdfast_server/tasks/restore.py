@@ -23,10 +23,17 @@ from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
-from holdfast_server.tasks.new_folder import FIELD, NewFolder, check_paths, counts_of, target_wish
+from holdfast_server.tasks.new_folder import FIELD, NewFolder, counts_of, target_wish
 from holdfast_server.tasks.run import Outcome, TaskRun
 from holdfast_server.tasks.sources import source_suspended
-from holdfast_server.tasks.stored import age_identity, as_archive, require_backup, require_finished, require_quiet
+from holdfast_server.tasks.stored import (
+    age_identity,
+    as_archive,
+    check_entry_paths,
+    require_backup,
+    require_finished,
+    require_quiet,
+)
 
 __all__ = ["RestoreHandler", "RestoreOrder", "RestoreOrders"]
 
@@ -58,7 +65,7 @@ class RestoreOrders:
         FailedPrecondition (BACKUP_NOT_RESTORABLE, SOURCE_SUSPENDED, FOLDER_…, KEY_REQUIRED for a sealed one),
         InvalidArgument, PermissionDenied/PATH_NOT_ALLOWED, Unavailable/NO_WORKER.
         """
-        check_paths(order.paths)
+        check_entry_paths(order.paths)
         has_identity = age_identity(credentials) is not None
         if key is not None and (known := self._engine.recall(key)) is not None:
             return known

@@ -24,9 +24,9 @@ from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
-from holdfast_server.tasks.new_folder import FIELD, NewFolder, check_paths, counts_of, target_wish
+from holdfast_server.tasks.new_folder import FIELD, NewFolder, counts_of, target_wish
 from holdfast_server.tasks.run import Outcome, TaskRun
-from holdfast_server.tasks.stored import age_identity
+from holdfast_server.tasks.stored import age_identity, check_entry_paths
 
 __all__ = ["ArchiveLimits", "RestoreArchiveHandler", "RestoreArchiveOrder", "RestoreArchiveOrders", "ServiceLimits"]
 
@@ -108,7 +108,7 @@ class RestoreArchiveOrders:
         Raises FailedPrecondition (FILE_NOT_FOUND, ARCHIVE_INVALID for what is no archive, KEY_REQUIRED, FOLDER_…),
         InvalidArgument, PermissionDenied/PATH_NOT_ALLOWED, Unavailable/NO_WORKER.
         """
-        check_paths(order.paths)
+        check_entry_paths(order.paths)
         for name, value in asdict(order.limits).items():
             if value == 0:
                 raise invalid_field(f"limits.{name}", "must be at least 1, or be left out")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 
 from holdfast_server.archive.format import ArchiveFormat
@@ -9,10 +11,20 @@ from holdfast_server.archive.sealing import Identity, parse_identity
 from holdfast_server.catalog import backups
 from holdfast_server.catalog.rows import BackupRow, BackupState
 from holdfast_server.core.verify import StoredArchive
-from holdfast_server.errors import Aborted, FailedPrecondition, NotFound, Reason
+from holdfast_server.errors import Aborted, FailedPrecondition, NotFound, Reason, invalid_field
 from holdfast_server.tasks.credentials import Credentials
 
-__all__ = ["age_identity", "as_archive", "find_backup", "require_backup", "require_finished", "require_quiet"]
+__all__ = [
+    "age_identity",
+    "as_archive",
+    "check_entry_paths",
+    "find_backup",
+    "require_backup",
+    "require_finished",
+    "require_quiet",
+]
+
+_MAX_PATHS = 1000
 
 
 def find_backup(connection: sa.Connection, backup_id: str) -> BackupRow:
@@ -74,3 +86,13 @@ def as_archive(row: BackupRow) -> StoredArchive:
         backup_id=row.backup_id,
         sealed=row.sealed,
     )
+
+
+def check_entry_paths(paths: Sequence[bytes]) -> None:
+    """Paths that name entries of a backup. Raises InvalidArgument/INVALID_FIELD for `paths`."""
+    if len(paths) > _MAX_PATHS:
+        raise invalid_field("paths", f"names {len(paths)} paths, at most {_MAX_PATHS} are allowed")
+    for index, path in enumerate(paths):
+        parts = path.strip(b"/").split(b"/")
+        if path.startswith(b"/") or any(part in (b"", b".", b"..") for part in parts) or b"\0" in path:
+            raise invalid_field(f"paths[{index}]", "must be relative to the backup, without `.`, `..` or empty parts")

@@ -47,9 +47,13 @@ def test_any_time_survives(time: int) -> None:
 def test_the_documented_keys_are_the_sidecars() -> None:
     text = (ROOT / "docs/format.md").read_text()
     table = text[text.index("| key of a sidecar |") :].split("\n\n")[0]
-    values = json.loads(SIDECAR.encode())
+    of_an_export = dataclasses.replace(SIDECAR, exported_from={"backup_id": SIDECAR.backup_id})
+    assert parse_sidecar(of_an_export.encode()) == of_an_export
+    values, exported = json.loads(SIDECAR.encode()), json.loads(of_an_export.encode())
+    assert set(exported) - set(values) == {"exported_from"}
+    assert set(values) - set(exported) == {"backup_id"}
     documented = {word for row in table.splitlines()[2:] for word in re.findall(r"`(\w+)`", row.split("|")[1])}
-    assert documented == set(values)
+    assert documented == set(values) | set(exported)
     for constant in ("format", "version", "sealing"):
         assert str(values[constant]) in table
     assert set(values["source"]) == {"source_id", "kind"}

@@ -14,7 +14,7 @@ from holdfast import enums, models
 from holdfast.convert import RESULTS, from_message, to_event, to_number, to_task, to_timestamp, wire_path
 from holdfast.errors import BadConfiguration
 from holdfast.plain import to_dict
-from holdfast.v1 import backup_pb2, restore_pb2, source_pb2, source_service_pb2, task_pb2
+from holdfast.v1 import backup_pb2, export_pb2, restore_pb2, source_pb2, source_service_pb2, task_pb2
 
 PAIRS: list[tuple[Any, Any, set[str], set[str]]] = [
     # model, message, fields only in the message, fields only in the model
@@ -34,6 +34,9 @@ PAIRS: list[tuple[Any, Any, set[str], set[str]]] = [
     (models.VerifyResult, task_pb2.VerifyResult, set(), set()),
     (models.RestorePlan, restore_pb2.RestorePlan, set(), set()),
     (models.PlannedEntry, restore_pb2.PlannedEntry, set(), set()),
+    # Coins, amounts and generations come with the export of coins.
+    (models.ExportedFile, export_pb2.ExportedFile, {"coins", "amount", "generation"}, set()),
+    (models.ExportBackupResult, task_pb2.ExportBackupResult, set(), set()),
     (models.LogLine, task_pb2.TaskLogLine, set(), set()),
     # Coins of a restored wallet come with the calls that restore wallets.
     (models.RestoreResult, task_pb2.RestoreResult, {"restored_coins", "kept_coins", "suspect_coins"}, set()),

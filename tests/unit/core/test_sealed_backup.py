@@ -16,8 +16,10 @@ from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.archive.reader import Limits, open_reader
 from holdfast_server.archive.sealing import SealedSource, parse_identity, parse_recipients
 from holdfast_server.archive.verify import verify_archive
+from holdfast_server.core import archive_file
 from holdfast_server.core import backup as backup_module
-from holdfast_server.core.backup import ArchivePlan, WrittenBackup, write_archive
+from holdfast_server.core.archive_file import ProvedArchive
+from holdfast_server.core.backup import ArchivePlan, write_archive
 from holdfast_server.core.control import Control, Problem, Progress
 from holdfast_server.core.publish import create_partial
 from holdfast_server.core.reading import FileReader
@@ -53,7 +55,7 @@ class Sealed:
         self.source.mkdir()
         self.problems: list[Problem] = []
 
-    def write(self) -> WrittenBackup:
+    def write(self) -> ProvedArchive:
         plan = ArchivePlan(
             "id", "name", "s", "DIRECTORY", "S", self.format, [], 1_700_000_000_000_000, "test",
             fail_on_error=self.fail_on_error, recipients=parse_recipients([PUBLIC], "r"),
@@ -209,6 +211,6 @@ def test_a_disk_that_gives_back_other_bytes(
     def sync(fd: int) -> None:
         os.pwrite(fd, b"\0", 300)
 
-    monkeypatch.setattr(backup_module, "fsync_file", sync)
+    monkeypatch.setattr(archive_file, "fsync_file", sync)
     with pytest.raises(DataLoss, match="other bytes than it was given"):
         run.write()

@@ -29,6 +29,7 @@ from holdfast_server.storage.folder import open_folder
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks import rebuild as module
 from holdfast_server.tasks.backup_orders import BackupOrder
+from holdfast_server.tasks.export import ExportHandler, ExportOrder, ExportOrders
 from holdfast_server.tasks.rebuild import CatalogRebuild, Finding, FindingKind, RebuildSummary
 from holdfast_server.tasks.sources import SourceOrder, open_source
 from tests.harness import snapshot
@@ -163,6 +164,25 @@ def test_a_sealed_backup_comes_back_by_its_sidecar_alone(lost: Lost) -> None:
         (proof,) = backups.verifications_of(connection, [new.backup_id])[new.backup_id]
     assert (proof.level, proof.ok, proof.bytes_checked) == ("CHECKSUM", True, new.size)
     assert lost.rebuild() == RebuildSummary(known=1, pathless=("photos",))
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
+def test_an_export_is_never_taken_for_a_backup(lost: Lost, sealed: bool) -> None:
+    """It lies beside its backup, and only that comes back."""
+    old, world = lost.backup(lost.made.source("photos")), lost.made.world
+    policy = FolderPolicy(str(lost.made.base / "data"), ["/"])
+    world.handler = ExportHandler(world.database, policy, lost.pool, world.clock, "test")  # type: ignore[assignment]
+    recipients = (str(x25519.Identity.generate().to_public()),) if sealed else ()
+    order = ExportOrder(old.backup_id, os.fsencode(lost.folder), ArchiveFormat.ZIP, recipients=recipients)
+    task = ExportOrders(world.engine, policy, world.clock).create(order, "admin", None)
+    assert lost.made.execute(task.task_id) == "completed"
+    result = world.row(task.task_id).result
+    assert result is not None
+    assert lost.rebuild() == RebuildSummary(found=1, skipped=1, pathless=("photos",))
+    assert [row.file_name for row in lost.rows()] == [old.file_name]
+    (text,) = lost.texts(FindingKind.SKIPPED).items()
+    assert text[0] == os.path.basename(result["file"]["path"])
+    assert "it is an export, not a backup" in text[1]
 
 
 def damaged(archive: Path, sidecar: Path) -> None:
