@@ -136,6 +136,10 @@ def test_an_export_is_proved_named_and_readable_by_others(place: Place, tmp_path
     unpack(file, tmp_path / "unpacked")
     for name in ("large.bin", "d1/second name"):
         assert sha256_of(tmp_path / "unpacked" / name) == sha256_of(place.source / name)
+    restored = server.restore_archive(file, tmp_path / "back")
+    assert restored.state == COMPLETED, restored
+    assert restored.restore_archive_result.has_manifest
+    assert snapshot(tmp_path / "back") == snapshot(place.source)
     again = server.export(place.backup.backup_id, place.out, kind, tag="usb")
     assert Path(again.export_backup_result.file.path).stem.partition(".")[0].endswith("-2")
     listed = server.tasks.ListTasks(
