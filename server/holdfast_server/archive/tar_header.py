@@ -118,6 +118,8 @@ def parse_number(field: bytes, what: str, offset: int, *, bits: int = 63, signed
         value = int.from_bytes(field, "big") & (1 << (8 * len(field) - 1)) - 1
         if field[0] & 0x40:
             value -= 1 << (8 * len(field) - 1)
+    elif (digits := field.rstrip(b" \0")).isdigit() and max(digits) < 0x38:  # as most tools write it
+        value = int(digits, 8)
     else:
         match = _OCTAL.fullmatch(field)
         if match is None:
@@ -154,7 +156,9 @@ def parse_pax(data: bytes, offset: int) -> dict[bytes, bytes]:
 def unapplied(pax: Iterable[bytes]) -> list[str]:
     """For people, what pax records with these keys carry that a restore does not apply."""
     found = set()
-    for key in set(pax) - PAX_HARMLESS:
+    for key in pax:
+        if key in PAX_HARMLESS:
+            continue
         named = [what for prefix, what in PAX_NAMED if key.startswith(prefix)]
         found.add(named[0] if named else f"the pax record '{show(key)}'")
     return sorted(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 from holdfast_server.archive.byte_stream import ByteStream, raw_blocks
 from holdfast_server.archive.gzip_stream import gzip_blocks
@@ -32,7 +33,7 @@ from holdfast_server.archive.tar_header import (
 )
 from holdfast_server.archive.zstd_stream import zstd_blocks
 
-__all__ = ["TarGzReader", "TarReader", "TarZstReader"]
+__all__ = ["TarGzReader", "TarReader", "TarZstReader", "member_of"]
 
 _ZEROS = bytes(RECORD)
 _KINDS = {
@@ -170,6 +171,38 @@ class TarZstReader(TarReader):
 
     def _unchecked(self) -> None:
         self.has_checksums = False
+
+
+def member_of(headers: bytes) -> Member:
+    """What this reader makes of one member's header blocks, ustar with at most a pax header before it: for writers that
+    prove what they write. Raises as reading the archive would, but for a hard link's target, which is not looked for.
+    """
+    at, pax = 0, _NO_PAX
+    if headers[156:157] == b"x":
+        size = _extended_size(headers[:RECORD])
+        pax = parse_pax(headers[RECORD : RECORD + size], RECORD)
+        at = RECORD + size + -size % RECORD
+    header = parse_header(headers[at : at + RECORD], at)
+    if at + RECORD != len(headers) or unapplied(pax):
+        raise invalid("a member has other headers than it should", header.name, at)
+    member = _member(header, pax, {}, _EVERY_NAME, at)
+    check_path(member.path, _ANY, at)
+    return member
+
+
+@lru_cache(maxsize=256)  # every member's is the same but for its size
+def _extended_size(block: bytes) -> int:
+    return parse_header(block, 0).size
+
+
+class _EveryName(Names):
+    def has_file(self, path: bytes) -> bool:  # noqa: ARG002
+        return True
+
+
+_EVERY_NAME = _EveryName()
+_NO_PAX: dict[bytes, bytes] = {}
+_ANY = Limits()
 
 
 def _extended(stream: ByteStream, header: Header, at: int) -> bytes:

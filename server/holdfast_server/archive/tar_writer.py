@@ -33,8 +33,9 @@ from holdfast_server.archive.base_writer import ArchiveWriter, Landing, Listing,
 from holdfast_server.archive.blocks import BLOCK, deflate_tightly
 from holdfast_server.archive.manifest import ManifestEntry, format_mtime
 from holdfast_server.archive.member import Member, MemberKind
-from holdfast_server.archive.proof import require_inflates, require_unpacks
+from holdfast_server.archive.proof import require_inflates, require_reads_as, require_unpacks
 from holdfast_server.archive.seek_table import FrameSizes
+from holdfast_server.archive.tar_reader import member_of
 
 __all__ = ["TarGzWriter", "TarZstWriter"]
 
@@ -93,7 +94,7 @@ class TarWriter(ArchiveWriter):
 
     def _stream_start(self, member: Member) -> None:
         self._flush()
-        header = tar_header(member)
+        header = _proved_header(member)
         self._parts = [header]
         self._stream_length = len(header) + member.size + -member.size % TAR_BLOCK
 
@@ -160,7 +161,7 @@ def _join(batch: list[Small]) -> tuple[bytes, Listing]:
     listing = Listing()
     for small in batch:
         member, content = small.member, small.content
-        header = tar_header(member)
+        header = _proved_header(member)
         padding = bytes(-len(content) % TAR_BLOCK)
         parts += (header, content, padding)
         sha256 = None
@@ -170,6 +171,12 @@ def _join(batch: list[Small]) -> tuple[bytes, Listing]:
         listing.add(small.entry(sha256), _length_record(length))
     batch.clear()  # else the contents would lie in memory a second time
     return b"".join(parts), listing
+
+
+def _proved_header(member: Member) -> bytes:
+    header = tar_header(member)
+    require_reads_as(member_of(header), member, 1)
+    return header
 
 
 def _length_record(length: int) -> bytes:
