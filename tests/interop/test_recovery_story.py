@@ -14,7 +14,7 @@ import pytest
 from tests.harness import REPOSITORY, Server, make_tree, snapshot
 
 STORY = REPOSITORY / "docs" / "recovery.md"
-TOOLS = ("age", "age-keygen", "tar", "sha256sum", "grep")
+TOOLS = ("age", "age-keygen", "tar", "sha256sum", "sed")
 
 
 def commands(heading: str, text: str) -> str:
