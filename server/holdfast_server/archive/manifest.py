@@ -84,28 +84,6 @@ class ManifestEntry:
             parts.append(_text_field("target", m.link_target))
         return ("{" + ",".join(parts) + "}").encode()
 
-    def difference(self, seen: Member, mtime_step: int) -> str | None:
-        """What the entry says otherwise than the member in the archive, or None.
-
-        Times are compared at `mtime_step`, the resolution of the archive's own in nanoseconds.
-        """
-        expected = self.member
-        for what, a, b in (
-            ("type", expected.kind, seen.kind),
-            ("size", expected.size, seen.size),
-            ("mode", expected.mode, seen.mode),
-            ("link target", expected.link_target, seen.link_target),
-        ):
-            if a != b:
-                return f"the {what} is not the manifest's"
-        seconds = expected.mtime_ns // 1_000_000_000
-        if mtime_step > 1 and not -(1 << 31) <= seconds < 1 << 31:
-            # A zip's field for times has 32 bits.
-            return None
-        if expected.mtime_ns // mtime_step != seen.mtime_ns // mtime_step:
-            return "the time is not the manifest's"
-        return None
-
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> ManifestEntry:
         """Read one entry back. Raises DataLoss/CHECKSUM_MISMATCH when it does not follow the format."""

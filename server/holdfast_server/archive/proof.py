@@ -57,5 +57,7 @@ def require_reads_as(seen: Member, member: Member, mtime_step: int) -> None:
     if seen.path != member.path:
         raise damage("the headers just written give another name", member.path)
     problem = difference(member, seen, mtime_step)
+    if problem is None and (seen.uid, seen.gid) != (member.uid, member.gid):
+        problem = "owner or group"
     if problem:
         raise damage(f"the headers just written are wrong: {problem}", member.path)
