@@ -25,6 +25,12 @@ def main() -> int:
         "--size", choices=sorted(SIZES), default="small", help="trees of `archives` and `memory` (default: small)"
     )
     parser.add_argument("--tree", metavar="DIR", help="back up this folder in `archives` instead of a generated tree")
+    parser.add_argument(
+        "--format",
+        action="append",
+        choices=("zip", "tar.gz", "tar.zst"),
+        help="only this format in `memory`; repeatable",
+    )
     parser.add_argument("--runs", type=int, metavar="N", help="how often each measurement is repeated")
     parser.add_argument("--evidence", action="store_true", help=f"write the tables into {EVIDENCE.relative_to(ROOT)}")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a target is missed")
@@ -52,6 +58,8 @@ def _command(name: str, options: argparse.Namespace) -> str:
         words += ["--tree", options.tree] if options.tree else ["--size", options.size]
     if name == "memory":
         words += ["--size", options.size]
+    if name == "memory":
+        words += [word for chosen in options.format or () for word in ("--format", chosen)]
     if options.runs:
         words += ["--runs", str(options.runs)]
     return shlex.join(words)

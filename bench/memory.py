@@ -53,8 +53,8 @@ def run(options: argparse.Namespace) -> Result:
                 continue
             tree = make(work / f"tree-{number}")
             api.register(f"shape-{number}", tree)
-            for name, archive_format in FORMATS.items():
-                row = _measured(server, api, f"shape-{number}", archive_format, work / f"{number}-{name}")
+            for name in options.format or FORMATS:
+                row = _measured(server, api, f"shape-{number}", FORMATS[name], work / f"{number}-{name}")
                 result.rows.append([what, name, *row])
                 result.data[f"{what}, {name}"] = row
             if tree.is_relative_to(work):
