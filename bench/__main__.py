@@ -58,7 +58,6 @@ def _command(name: str, options: argparse.Namespace) -> str:
         words += ["--tree", options.tree] if options.tree else ["--size", options.size]
     if name == "memory":
         words += ["--size", options.size]
-    if name == "memory":
         words += [word for chosen in options.format or () for word in ("--format", chosen)]
     if options.runs:
         words += ["--runs", str(options.runs)]
