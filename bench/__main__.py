@@ -12,7 +12,7 @@ from bench.report import EVIDENCE, ROOT, Result, write_evidence
 from bench.service import WORK
 from bench.trees import SIZES
 
-NAMES = ("startup", "idle", "cancel", "watchers", "archives", "memory")
+NAMES = ("startup", "idle", "cancel", "watchers", "archives", "memory", "profile")
 
 
 def main() -> int:
@@ -54,7 +54,7 @@ def main() -> int:
 
 def _command(name: str, options: argparse.Namespace) -> str:
     words = ["python", "-m", "bench", name]
-    if name == "archives":
+    if name in ("archives", "profile"):
         words += ["--tree", options.tree] if options.tree else ["--size", options.size]
     if name == "memory":
         words += ["--size", options.size]
