@@ -8,13 +8,17 @@ says nothing about a program.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import statistics
 import subprocess
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from bench.report import Check, Result
 from bench.service import TAR_GZ, TAR_ZST, WORK, ZIP, Api, Server, clear_peak, fresh_folder, peak_memory
@@ -118,12 +122,12 @@ def _theirs(tool: _Tool, tree: Path, output: Path) -> None:
     target = output if is_copy else output.with_suffix("")
     began = time.monotonic()
     process = subprocess.Popen(command, cwd=tree, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    tool.times.append(time.monotonic() - began)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    with _Watched(process.pid) as watched:
+        process.wait()
+        tool.times.append(time.monotonic() - began)
+    tool.peak = max(tool.peak, watched.peak)
     if process.returncode:
         raise RuntimeError(f"{tool.label} failed with {process.returncode}")
-    tool.peak = max(tool.peak, usage.ru_maxrss * 1024)
     if is_copy:
         tool.size = count(target)[1]
         shutil.rmtree(target)
@@ -131,6 +135,31 @@ def _theirs(tool: _Tool, tree: Path, output: Path) -> None:
     found = next(path for path in target.parent.iterdir() if path.name.startswith(target.name) and path.is_file())
     tool.size = found.stat().st_size
     found.unlink()
+
+
+class _Watched:
+    """Looks at the memory of a process and its children while they run. What `wait4` tells is no use: it counts the
+    parent's memory at the fork."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak = 0
+        self._process = psutil.Process(pid)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> _Watched:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.05):
+            with contextlib.suppress(psutil.Error, OSError, RuntimeError):
+                for one in (self._process, *self._process.children(recursive=True)):
+                    self.peak = max(self.peak, peak_memory(one))
 
 
 def _report(result: Result, tools: list[_Tool], size: int) -> None:

@@ -42,9 +42,9 @@ def run(options: argparse.Namespace) -> Result:
             result, f"all of a {archive_format.value} in the worker's way", partial(_whole, tree, work, archive_format)
         )
     result.notes.append(
-        "Processor seconds of one core, user and system. The last rows are one process with the worker's threads: one "
-        f"reads and writes, {os.cpu_count()} pack and prove; beside the stages they hold Python's work on each file and "
-        "the handing over of its lock. Without a server, so without the task's start and its scan."
+        "Seconds of one core, user and system. The last rows are one process with the worker's threads: one "
+        f"reads and writes, {os.cpu_count()} pack and prove; beside the stages they hold Python's work on each file "
+        "and the handing over of its lock. Without a server, so without the task's start and its scan."
     )
     return result
 
