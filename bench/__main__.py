@@ -31,6 +31,7 @@ def main() -> int:
         choices=("zip", "tar.gz", "tar.zst"),
         help="only this format in `memory`; repeatable",
     )
+    parser.add_argument("--shape", metavar="TEXT", help="only shapes in `memory` whose name has this text")
     parser.add_argument("--runs", type=int, metavar="N", help="how often each measurement is repeated")
     parser.add_argument("--evidence", action="store_true", help=f"write the tables into {EVIDENCE.relative_to(ROOT)}")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a target is missed")
@@ -59,6 +60,7 @@ def _command(name: str, options: argparse.Namespace) -> str:
     if name == "memory":
         words += ["--size", options.size]
         words += [word for chosen in options.format or () for word in ("--format", chosen)]
+        words += ["--shape", options.shape] if options.shape else []
     if options.runs:
         words += ["--runs", str(options.runs)]
     return shlex.join(words)

@@ -47,6 +47,8 @@ def run(options: argparse.Namespace) -> Result:
     )
     with Server(work / "data") as server, server.api() as api:
         for number, (what, make) in enumerate(_shapes(options.size, scale).items()):
+            if options.shape and options.shape not in what:
+                continue
             room = shutil.disk_usage(work).free
             if what.endswith("random bytes") and room < 6 * scale.file_size:
                 result.notes.append(f"Left out for want of disk space: {what}.")
