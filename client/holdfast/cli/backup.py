@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from holdfast.cli.identity import identity_option
 from holdfast.cli.recipients import all_recipients, recipient_options
 from holdfast.cli.session import Command, Session, pass_session
-from holdfast.cli.watching import start
+from holdfast.cli.watching import start, task_options
 from holdfast.credentials import Credentials
 from holdfast.download import Download
 from holdfast.enums import ArchiveFormat, OnSourceError, VerifyLevel
@@ -59,8 +59,7 @@ def backup() -> None:
 )
 @click.option("--create-folder", is_flag=True, help="Create FOLDER if it is missing.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would be stored; write nothing.")
-@click.option("--detach", is_flag=True, help="Print the task's id and do not wait for it.")
-@click.option("--request-id", metavar="UUID", help="Makes the command safe to repeat: the same id, the same task.")
+@task_options
 @pass_session
 def create(
     session: Session,
@@ -197,8 +196,7 @@ def undelete(session: Session, backup_id: str) -> int:
     help="How deep: what fits together, every stored byte, or every file unpacked and hashed. [default: read-data]",
 )
 @identity_option
-@click.option("--detach", is_flag=True, help="Print the task's id and do not wait for it.")
-@click.option("--request-id", metavar="UUID", help="Makes the command safe to repeat: the same id, the same task.")
+@task_options
 @pass_session
 def verify(
     session: Session,

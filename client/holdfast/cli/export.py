@@ -7,7 +7,7 @@ import click
 from holdfast.cli.identity import identity_option
 from holdfast.cli.recipients import all_recipients, recipient_options
 from holdfast.cli.session import Command, Session, pass_session
-from holdfast.cli.watching import start
+from holdfast.cli.watching import start, task_options
 from holdfast.credentials import Credentials
 from holdfast.enums import ArchiveFormat
 
@@ -37,8 +37,7 @@ def export() -> None:
 @recipient_options
 @identity_option
 @click.option("--dry-run", is_flag=True, help="Only tell what would be packed; write nothing.")
-@click.option("--detach", is_flag=True, help="Print the task's id and do not wait for it.")
-@click.option("--request-id", metavar="UUID", help="Makes the command safe to repeat: the same id, the same task.")
+@task_options
 @pass_session
 def backup(
     session: Session,

@@ -6,7 +6,7 @@ import click
 
 from holdfast.cli.identity import identity_option
 from holdfast.cli.session import Command, Session, pass_session
-from holdfast.cli.watching import start
+from holdfast.cli.watching import start, task_options
 from holdfast.credentials import Credentials
 from holdfast.models import ArchiveLimits
 
@@ -45,8 +45,7 @@ def restore() -> None:
 @click.option("--path", "paths", multiple=True, metavar="PATH", help="Only this entry of the backup, and all below it.")
 @identity_option
 @click.option("--dry-run", is_flag=True, help="Only tell what would be done; change nothing.")
-@click.option("--detach", is_flag=True, help="Print the task's id and do not wait for it.")
-@click.option("--request-id", metavar="UUID", help="Makes the command safe to repeat: the same id, the same task.")
+@task_options
 @pass_session
 def backup(
     session: Session,
@@ -106,8 +105,7 @@ _small_limit = click.IntRange(min=1, max=(1 << 32) - 1)
 )
 @click.option("--max-depth", metavar="N", type=_small_limit, help="Refuse folders nested deeper than this.")
 @click.option("--dry-run", is_flag=True, help="Only read and check the archive; write nothing.")
-@click.option("--detach", is_flag=True, help="Print the task's id and do not wait for it.")
-@click.option("--request-id", metavar="UUID", help="Makes the command safe to repeat: the same id, the same task.")
+@task_options
 @pass_session
 def archive(
     session: Session,

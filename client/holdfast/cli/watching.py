@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
+import click
+
 from holdfast.cli.session import Session
 from holdfast.cli.summary import summarise
 from holdfast.enums import TaskState
@@ -16,7 +18,7 @@ from holdfast.errors import HoldfastError
 from holdfast.models import Task, TaskResult
 from holdfast.task import TaskHandle
 
-__all__ = ["DETACHED", "start", "task_exit_code", "watch_all", "watch_to_end"]
+__all__ = ["DETACHED", "start", "task_exit_code", "task_options", "watch_all", "watch_to_end"]
 
 DETACHED = 130
 
@@ -72,6 +74,15 @@ class _Interrupts:
 def task_exit_code(task: Task) -> int:
     """0 ok, 1 failed, 3 with warnings, 4 cancelled."""
     return _EXIT_CODES.get(task.state, 1)
+
+
+def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that calls `start`."""
+    request_id = click.option(
+        "--request-id", metavar="UUID", help="Makes the command safe to repeat: the same id, the same task."
+    )
+    detach = click.option("--detach", is_flag=True, help="Print the task's id and do not wait for it.")
+    return detach(request_id(command))
 
 
 def start(session: Session, create: Callable[[str], TaskHandle[R]], request_id: str | None, *, detach: bool) -> int:
