@@ -12,7 +12,7 @@ __all__ = ["BLOCK", "Taken", "deflate", "deflate_part", "deflate_tightly"]
 #: Input of one compression job, and the size of a large file's independently compressed blocks.
 BLOCK = 1 << 20
 
-#: ISA-L's levels; a core makes 330 MB/s of both 1 and 2, and 235 of 3. Level 2 makes archives of /usr/lib's kind 4 to
+#: ISA-L's levels; a core makes 330 MiB/s of both 1 and 2, and 235 of 3. Level 2 makes archives of /usr/lib's kind 4 to
 #: 5 % larger than zlib's level 6, level 3 another per cent smaller, but for machine code, where level 2 is the smaller.
 #: Level 2 was seen to give a few small files in ten thousand a byte more or less from one run to the next.
 QUICK_LEVEL, LEVEL = 2, 3
@@ -21,11 +21,11 @@ QUICK_LEVEL, LEVEL = 2, 3
 FAST_LEVEL = 1
 
 #: libdeflate's level for source text and the like, where ISA-L is worst: 6 % over zlib's level 6 against 7 to 12 %, at
-#: 215 MB/s.
+#: 215 MiB/s.
 DENSE_LEVEL = 1
 
-#: Where they begin, by what a sample shrinks to at the fast level: from a third of its size down it is dense; machine
-#: code and the like stays above a half.
+#: Where they begin, by what a sample shrinks to at the fast level: below 1/2.6 of its size it is dense; what stays above
+#: 1/1.9, such as machine code, goes to the quick level.
 DENSE_FROM, QUICK_BELOW = 2.6, 1.9
 
 _SAMPLE = 8 << 10
