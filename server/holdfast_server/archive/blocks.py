@@ -24,14 +24,12 @@ FAST_LEVEL = 1
 #: 215 MiB/s.
 DENSE_LEVEL = 1
 
-#: Where they begin, by what a sample shrinks to at the fast level: below 1/2.6 of its size it is dense; what stays above
-#: 1/1.9, such as machine code, goes to the quick level.
+#: Where they begin, by what a sample shrinks to at the fast level: below 1/2.6 of its size it is dense; what stays
+#: above 1/1.9, such as machine code, goes to the quick level.
 DENSE_FROM, QUICK_BELOW = 2.6, 1.9
 
 _SAMPLE = 8 << 10
 _NOISE = 127 / 128
-
-_SPOOL_BLOCK = 64 << 10
 
 _ZEROS = bytes(BLOCK)
 
