@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 
 from holdfast_server.wallets import format9
+from holdfast_server.wallets.coin_file import Container, Encryption
 from holdfast_server.wallets.layout import COIN_FOLDERS, MONEY_FOLDERS
 
 __all__ = ["SNIFF_SIZE", "Container", "Encryption", "FileClass", "WalletCounters", "classify"]
@@ -19,30 +19,6 @@ __all__ = ["SNIFF_SIZE", "Container", "Encryption", "FileClass", "WalletCounters
 #: How many bytes of a file `classify` wants. It reads the header, the first serial number, and in a PNG the header of
 #: the coin chunk.
 SNIFF_SIZE = 64
-
-
-class Container(StrEnum):
-    """What a file's bytes are. The name decides nothing but CCV2, whose header is mostly zeros and proves little."""
-
-    FORMAT9 = "FORMAT9"
-    CCV2 = "CCV2"
-    STACK = "STACK"
-    PNG = "PNG"
-    JPEG = "JPEG"
-    ZIP = "ZIP"
-    OTHER = "OTHER"
-
-
-class Encryption(StrEnum):
-    """Whether the coins of a file can be read, and spent, by whoever holds the file.
-
-    UNKNOWN: no coin header was found (text, pictures without coins, formats nobody documents), or it is one that does
-    not say so in its first bytes (stack, JPEG).
-    """
-
-    PLAINTEXT = "PLAINTEXT"
-    ENCRYPTED = "ENCRYPTED"
-    UNKNOWN = "UNKNOWN"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,9 @@ Header                                              Record
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from holdfast_server.wallets.coin import AN_SIZE, RAIDA, Coin, Generation
 
 __all__ = [
     "COIN_ID",
@@ -28,23 +30,19 @@ __all__ = [
     "MAX_COINS",
     "MAX_TRAILING",
     "MOTTO",
-    "RAIDA",
     "RECORD_SIZE",
     "RECORD_SIZE_PANS",
     "UNKNOWN_TASK",
-    "Coin",
     "Header",
+    "decode",
     "encode_many",
     "encode_single",
     "read_header",
-    "value_of",
 ]
 
 FORMAT = 9
 COIN_ID = 6
-RAIDA = 25
 HEADER_SIZE = 32
-AN_SIZE = 16
 RECORD_SIZE = 7 + RAIDA * AN_SIZE
 RECORD_SIZE_PANS = RECORD_SIZE + RAIDA * AN_SIZE
 MAX_COINS = 0xFFFF
@@ -56,56 +54,10 @@ MAX_TRAILING = 31
 #: The task id public clients write when there is none.
 UNKNOWN_TASK = 0x999999
 
-_MIN_CODE, _MAX_CODE = -8, 6
 _NIBBLES = {"u": 0x0, "p": 0xA, "b": 0xB, "n": 0xC, "d": 0xD, "e": 0xE, "f": 0xF}
 # Nibbles 1..9 have no meaning in the format; "unknown" is the only letter that claims nothing.
 _LETTERS = "".join({v: k for k, v in _NIBBLES.items()}.get(nibble, "u") for nibble in range(16))
 _POWN_TAIL = 0x9  # what public clients put in the unused low nibble of byte 28
-
-
-def value_of(code: int) -> int:
-    """The value of a denomination code in units of 1e-8: 10^code coins for -8..6.
-
-    Every other code is worth 0: 7..11 are keys and 0x80..0x8C (below -8 as signed bytes) keys that expire. The table
-    0=1, 1=5, 2=25 … of older pages is superseded and not served.
-    """
-    return int(10 ** (code - _MIN_CODE)) if _MIN_CODE <= code <= _MAX_CODE else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Coin:
-    """One coin as a Format 9 record holds it.
-
-    `denomination` is the signed code (see `value_of`), `serial` the uint32 serial number. `ans` are the 25 authenticity
-    numbers, 16 bytes each in RAIDA order; a hole is 16 zero bytes. Whoever knows them owns the coin, so they are left
-    out of the repr. `split` and `shard` are carried as found. `pown` has one letter per RAIDA: (u)nknown, (p)ass,
-    (b)roken key, (n)o reply, (d)ropped, (e)rror, (f)ail; it is part of the header, not of the record, and no verdict:
-    the folder a coin lies in is.
-    """
-
-    denomination: int
-    serial: int
-    ans: bytes = field(repr=False)
-    split: int = 0
-    shard: int = 0
-    pown: str = "u" * RAIDA
-
-    def __post_init__(self) -> None:
-        if not -128 <= self.denomination <= 127:
-            raise ValueError(f"denomination {self.denomination} is no int8")
-        if not 0 <= self.serial <= 0xFFFFFFFF:
-            raise ValueError(f"serial {self.serial} is no uint32")
-        if len(self.ans) != RAIDA * AN_SIZE:
-            raise ValueError(f"{len(self.ans)} bytes of authenticity numbers instead of {RAIDA * AN_SIZE}")
-        if not (0 <= self.split <= 0xFF and 0 <= self.shard <= 0xFF):
-            raise ValueError(f"split {self.split} or shard {self.shard} is no byte")
-        if len(self.pown) != RAIDA or not set(self.pown) <= _NIBBLES.keys():
-            raise ValueError(f"pown {self.pown!r} is not {RAIDA} letters of {''.join(_NIBBLES)}")
-
-    @property
-    def value(self) -> int:
-        """Units of 1e-8."""
-        return value_of(self.denomination)
 
 
 def encode_single(coin: Coin, *, task_id: int = UNKNOWN_TASK) -> bytes:
@@ -128,11 +80,43 @@ def encode_many(coins: Sequence[Coin]) -> bytes:
     return b"".join([_header(len(coins)), MOTTO, *map(_record, coins)])
 
 
+def decode(content: bytes) -> list[Coin]:
+    """The coins of a plaintext file. Raises ValueError when it is none, encrypted, or of another length than it says.
+
+    Proposed numbers and the POWN of a single-coin file are kept; bytes that a reader tolerates after the last record
+    are not looked at.
+    """
+    header = read_header(content[:HEADER_SIZE], len(content))
+    if header is None or not header.is_cloudcoin:
+        raise ValueError("no CloudCoin file of format 9")
+    if header.encrypted:
+        raise ValueError(f"encrypted by another program (encryption type {header.encryption})")
+    if not header.consistent:
+        raise ValueError(f"{header.length} bytes do not fit the {header.count} coins that the header counts")
+    pown = header.pown if header.count == 1 and header.pown is not None else "u" * RAIDA
+    size = header.record_size
+    return [_coin(content[at : at + size], pown) for at in range(HEADER_SIZE, HEADER_SIZE + header.count * size, size)]
+
+
+def _coin(record: bytes, pown: str) -> Coin:
+    return Coin(
+        denomination=int.from_bytes(record[2:3], "big", signed=True),
+        serial=int.from_bytes(record[3:7], "big"),
+        ans=record[7:RECORD_SIZE],
+        split=record[0],
+        shard=record[1],
+        pown=pown,
+        pans=record[RECORD_SIZE:],
+    )
+
+
 def _header(count: int) -> bytes:
     return bytes([FORMAT, 1]) + COIN_ID.to_bytes(2, "big") + bytes(2) + count.to_bytes(2, "big") + bytes(8)
 
 
 def _record(coin: Coin) -> bytes:
+    if coin.generation is not Generation.V3:
+        raise ValueError("only V3 coins fit into a file of format 9")
     denomination = coin.denomination.to_bytes(1, "big", signed=True)
     return bytes([coin.split, coin.shard]) + denomination + coin.serial.to_bytes(4, "big") + coin.ans
 

@@ -23,6 +23,7 @@ from random import Random
 
 from holdfast_server.errors import FailedPrecondition, HoldfastError, Reason, invalid_field
 from holdfast_server.wallets import format9
+from holdfast_server.wallets.coin import AN_SIZE, RAIDA, Coin
 from holdfast_server.wallets.layout import (
     CONFIG_FILE,
     MONEY_FOLDERS,
@@ -134,24 +135,24 @@ def _spread(coins: int) -> dict[str, int]:
     return {"Bank": coins - fracked - 2 * odd, "Fracked": fracked, "Limbo": odd, "Counterfeit": odd}
 
 
-def _coin(rng: Random, folder: str, serial: int) -> format9.Coin:
+def _coin(rng: Random, folder: str, serial: int) -> Coin:
     code = rng.choices(list(_CODES), list(_CODES.values()))[0]
-    ans = rng.randbytes(format9.RAIDA * format9.AN_SIZE)
-    return format9.Coin(denomination=code, serial=serial, ans=ans, pown=_pown(rng, folder))
+    ans = rng.randbytes(RAIDA * AN_SIZE)
+    return Coin(denomination=code, serial=serial, ans=ans, pown=_pown(rng, folder))
 
 
 def _pown(rng: Random, folder: str) -> str:
     """Letters that put a coin into this folder by the grading rule of the current program."""
     if folder == "Bank":
-        return "p" * format9.RAIDA
+        return "p" * RAIDA
     letters = {"Fracked": "fnde", "Limbo": "n", "Counterfeit": "f"}[folder]
     passes = rng.randint(13, 24) if folder == "Fracked" else rng.randint(0, 12)
-    pown = ["p"] * passes + rng.choices(letters, k=format9.RAIDA - passes)
+    pown = ["p"] * passes + rng.choices(letters, k=RAIDA - passes)
     rng.shuffle(pown)
     return "".join(pown)
 
 
-def _name(rng: Random, coin: format9.Coin, index: int) -> str:
+def _name(rng: Random, coin: Coin, index: int) -> str:
     """A unique name: serials are. Each folder's first is ordinary, the next few are odd, so small wallets have some."""
     tag = _ODD_TAGS[index - 1] if 1 <= index <= len(_ODD_TAGS) else rng.choice(_COMMON_TAGS)
     return single_coin_name(coin.value, coin.serial, tag)
@@ -254,7 +255,7 @@ encryption_enabled = false
 default_timeout = 30
 
 [raida]
-count = {format9.RAIDA}
+count = {RAIDA}
 
 [logging]
 level = "info"

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_server.wallets import format9
-from holdfast_server.wallets.format9 import Coin, encode_many, encode_single, read_header, value_of
+from holdfast_server.wallets.coin import Coin
+from holdfast_server.wallets.coin import value_of_code as value_of
+from holdfast_server.wallets.format9 import encode_many, encode_single, read_header
 from tests.unit.wallets import format9_reader as reader
 
 # The header of the one real public file, an export of one coin of 10 with serial 3574, and the start of its record.

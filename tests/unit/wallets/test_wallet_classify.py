@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_server.wallets.classify import SNIFF_SIZE, Container, Encryption, FileClass, WalletCounters, classify
-from holdfast_server.wallets.format9 import Coin, encode_many, encode_single
+from holdfast_server.wallets.coin import Coin
+from holdfast_server.wallets.format9 import encode_many, encode_single
 
 COIN = Coin(denomination=2, serial=7, ans=bytes(range(1, 17)) * 25, pown="p" * 25)
 SINGLE = encode_single(COIN)
