@@ -35,7 +35,7 @@ def escape(path: bytes) -> str:
     `\u{HEX}`. A backslash is doubled only where what follows it would make it read as the start of an escape.
     """
     text = path.decode("utf-8", "surrogateescape")
-    if text.isprintable() and "\\" not in text and _INVISIBLE.isdisjoint(text):
+    if text.isprintable() and "\\" not in text and (text.isascii() or _INVISIBLE.isdisjoint(text)):
         return text
     parts: list[str] = []
     for position, character in enumerate(text):

@@ -41,6 +41,22 @@ class Census:
         count.amount += coin.value
         self.digest = (self.digest + int.from_bytes(coin.identity, "big")) % _MODULUS
 
+    def add_all(self, folder: bytes, other: Census) -> None:
+        """Count everything that another census counted, all in one folder."""
+        for found in other.folders.values():
+            count = self.folders.setdefault(folder, FolderCount())
+            count.coins += found.coins
+            count.amount += found.amount
+        self.digest = (self.digest + other.digest) % _MODULUS
+
+    def merge(self, other: Census) -> None:
+        """Count everything that another census counted, in its folders."""
+        for folder, found in other.folders.items():
+            count = self.folders.setdefault(folder, FolderCount())
+            count.coins += found.coins
+            count.amount += found.amount
+        self.digest = (self.digest + other.digest) % _MODULUS
+
     @property
     def coins(self) -> int:
         return sum(count.coins for count in self.folders.values())

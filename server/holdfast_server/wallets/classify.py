@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from holdfast_server.wallets import format9
+from holdfast_server.wallets import ccv2, coin_jpeg, coin_png, coin_zip, envelope, format9
 from holdfast_server.wallets.coin_file import Container, Encryption
 from holdfast_server.wallets.layout import COIN_FOLDERS, MONEY_FOLDERS
 
@@ -48,17 +48,9 @@ _COINS = frozenset(map(os.fsencode, COIN_FOLDERS))
 #: Names that the wallet program reads coins from. A ZIP is left out: it is no *individual* coin file.
 _COIN_NAMES = (b".bin", b".stack", b".png", b".jpg", b".jpeg")
 
-_ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_COIN_TYPE = slice(37, 41)  # the chunk after IHDR; its data follows
-_JPEG_MAGIC = b"\xff\xd8\xff"
-_JPEG_COIN_MAGIC = bytes.fromhex("ffd8ffe001c34a46494600010101006000601d05")
 _STACK = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"cloudcoin"\s*:', re.IGNORECASE)
 _EMPTY_STACK = re.compile(_STACK.pattern + rb"\s*\[\s*\]", re.IGNORECASE)
-
-_CCV2_RECORD = 416
-_CCV2_RECORD_PANS = 816
-_CCV2_COIN_IDS = {0, 1, 2}  # identity coin, CloudCoin, NFT
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +75,11 @@ def classify(path: bytes, size: int, first: bytes) -> FileClass:
     writer puts it there), anything half written under another name. A file of several coins is one coin file.
 
     **Encryption** of `.bin`: byte 5 is not 0, as the vendor's client decides, for the known formats (byte 0 is 9 or 0)
-    and files that have a header at all; UNKNOWN otherwise. A damaged file is thus still reported as plaintext: the
-    coins in it are legible.
+    and files that have a header at all; in CCv2 files byte 4 too, since programs disagreed; UNKNOWN otherwise. A
+    damaged file is thus still reported as plaintext: the coins in it are legible.
+
+    **Envelopes** of this service (`.hfcc`) are encrypted, and judged by the name before that suffix: what is in one,
+    and how many coins, nobody can tell.
 
     **Multi-coin**: the Format 9 header counts more than one coin, encrypted or not, or a CCv2 file is longer than one
     record.
@@ -93,6 +88,8 @@ def classify(path: bytes, size: int, first: bytes) -> FileClass:
     if not slash:
         folder = b""
     name = path.lower()
+    if first.startswith(envelope.MAGIC):
+        name = name.removesuffix(envelope.SUFFIX)
     is_bin = name.endswith(b".bin")
     content = _content(size, first[:SNIFF_SIZE], is_bin)
     encryption = content.encryption
@@ -118,15 +115,17 @@ def _content(size: int, first: bytes, is_bin: bool) -> _Content:
             encryption=Encryption.ENCRYPTED if header.encrypted else Encryption.PLAINTEXT,
             multi_coin=header.count > 1,
         )
-    if is_bin and (coins := _ccv2_coins(size, first)):
-        return _Content(Container.CCV2, True, _bin_encryption(first), coins > 1)
-    if first.startswith(_PNG_MAGIC):
+    if is_bin and (old := _ccv2(size, first)):
+        encryption = Encryption.ENCRYPTED if old.encrypted else Encryption.PLAINTEXT
+        return _Content(Container.CCV2, True, encryption, old.count > 1)
+    if first.startswith(coin_png.MAGIC):
         return _png(first)
-    if first.startswith(_JPEG_MAGIC):
-        # The authenticity numbers follow the marker; a template without a coin has zeros there.
-        return _Content(Container.JPEG, first.startswith(_JPEG_COIN_MAGIC) and any(first[len(_JPEG_COIN_MAGIC) :]))
-    if first.startswith(_ZIP_MAGIC):
+    if first.startswith(coin_jpeg.MAGIC):
+        return _Content(Container.JPEG, coin_jpeg.claims(first))
+    if first.startswith(coin_zip.MAGICS):
         return _Content(Container.ZIP)
+    if first.startswith(envelope.MAGIC):
+        return _Content(Container.ENVELOPE, holds_coins=True, encryption=Encryption.ENCRYPTED)
     if _STACK.match(first):
         return _Content(Container.STACK, holds_coins=not _EMPTY_STACK.match(first))
     return _Content(Container.OTHER)
@@ -138,25 +137,19 @@ def _bin_encryption(first: bytes) -> Encryption:
     return Encryption.ENCRYPTED if first[5] else Encryption.PLAINTEXT
 
 
-def _ccv2_coins(size: int, first: bytes) -> int:
-    """How many coins a CCv2 `.bin` holds by its length, 0 if it is none.
+def _ccv2(size: int, first: bytes) -> ccv2.Header | None:
+    """The header of a CCv2 `.bin`, None if it is none.
 
     The format has no count and no padding. The first serial number must not be 0, which tells a coin from the run of
     zeros that a crash leaves of a file.
     """
-    body = size - format9.HEADER_SIZE
-    serial = first[format9.HEADER_SIZE : format9.HEADER_SIZE + 3]
-    if body <= 0 or len(serial) < 3 or not any(serial):
-        return 0
-    if first[0] != 0 or int.from_bytes(first[2:4], "big") not in _CCV2_COIN_IDS:
-        return 0
-    if body == _CCV2_RECORD_PANS:
-        return 1
-    return body // _CCV2_RECORD if body % _CCV2_RECORD == 0 else 0
+    header = ccv2.read_header(first, size)
+    serial = first[ccv2.HEADER_SIZE : ccv2.HEADER_SIZE + 3]
+    return header if header is not None and header.count and len(serial) == 3 and any(serial) else None
 
 
 def _png(first: bytes) -> _Content:
-    if first[_PNG_COIN_TYPE] != b"cLDc":
+    if first[_PNG_COIN_TYPE] != coin_png.CHUNK:
         return _Content(Container.PNG)
     # The chunk's data is a coin file of any generation, of which 23 bytes are in sight: enough for Format 9's count.
     inner = first[_PNG_COIN_TYPE.stop :]
@@ -167,7 +160,7 @@ def _png(first: bytes) -> _Content:
         count = int.from_bytes(inner[6:8], "big")
         return _Content(Container.PNG, count > 0, encryption, count > 1)
     if inner[0] == 0:
-        return _Content(Container.PNG, True, Encryption.ENCRYPTED if inner[5] else Encryption.PLAINTEXT)
+        return _Content(Container.PNG, True, Encryption.ENCRYPTED if any(inner[4:6]) else Encryption.PLAINTEXT)
     return _Content(Container.PNG, holds_coins=True)
 
 
@@ -210,7 +203,11 @@ class WalletCounters:
     """
 
     files_reencrypted: int = 0
-    """Coin files encrypted on the way into the backup. Always 0 at present: files are stored verbatim."""
+    """Files encrypted on the way into the backup, in all folders: coin files in plaintext, and whatever else may hold
+    coins in clear (below Recovery, damaged ones, large ones that nobody looked through).
+
+    0 while the wallet is locked: then files are stored verbatim. The reference counts coin files of Bank and Fracked.
+    """
 
     files_skipped: int = 0
     """Files of the wallet, in any folder and of any name, that the backup wanted and does not hold, because they could
@@ -220,10 +217,11 @@ class WalletCounters:
     that nothing is missing.
     """
 
-    def add(self, file: FileClass) -> None:
-        """Count one file that is in the backup."""
+    def add(self, file: FileClass, *, reencrypted: bool = False) -> None:
+        """Count one file that is in the backup; `file` as it was in the wallet, `reencrypted` if it no longer is so."""
         self.coins_backed_up += file.is_coin_file
-        self.files_added_plaintext += file.is_coin_file and file.encryption is Encryption.PLAINTEXT
+        self.files_reencrypted += reencrypted
+        self.files_added_plaintext += not reencrypted and file.is_coin_file and file.encryption is Encryption.PLAINTEXT
         if file.is_bin and file.in_money_folder:
             self.money_files += 1
             self.files_added_multi_coin += file.multi_coin

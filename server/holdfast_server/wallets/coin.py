@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 
 from holdfast_server.wallets.amounts import COIN
 
@@ -29,6 +30,7 @@ class Generation(StrEnum):
     V3 = "V3"
 
 
+@cache
 def value_of_code(code: int) -> int:
     """The value of a V3 denomination code in units of 1e-8: 10^code coins for -8..6.
 

@@ -57,34 +57,41 @@ UNKNOWN_TASK = 0x999999
 _NIBBLES = {"u": 0x0, "p": 0xA, "b": 0xB, "n": 0xC, "d": 0xD, "e": 0xE, "f": 0xF}
 # Nibbles 1..9 have no meaning in the format; "unknown" is the only letter that claims nothing.
 _LETTERS = "".join({v: k for k, v in _NIBBLES.items()}.get(nibble, "u") for nibble in range(16))
+# By byte: a backup unpacks them for every coin.
+_LETTER_PAIRS = tuple(high + low for high in _LETTERS for low in _LETTERS)
 _POWN_TAIL = 0x9  # what public clients put in the unused low nibble of byte 28
 
 
 def encode_single(coin: Coin, *, task_id: int = UNKNOWN_TASK) -> bytes:
-    """A file of one coin, as wallet folders hold it: header with POWN and task id, one record; 439 bytes, plaintext.
+    """A file of one coin, as wallet folders hold it: header with POWN and task id, one record; plaintext, 439 bytes, or
+    839 if the coin has proposed numbers.
 
     `task_id` counts quarter minutes since the start of the year, 24 bits.
     """
     if not 0 <= task_id <= 0xFFFFFF:
         raise ValueError(f"task id {task_id} does not fit in 24 bits")
-    return _header(1) + _pack_pown(coin.pown) + task_id.to_bytes(3, "big") + _record(coin)
+    pans = bool(coin.pans)
+    return _header(1, pans) + _pack_pown(coin.pown) + task_id.to_bytes(3, "big") + _record(coin, pans)
 
 
 def encode_many(coins: Sequence[Coin]) -> bytes:
     """An export file of 1..65,535 coins: header with the motto in place of POWN and task id, plaintext, no padding.
 
-    One coin is allowed: the one real public file is an export of one coin and carries the motto.
+    One coin is allowed: the one real public file is an export of one coin and carries the motto. If any coin has
+    proposed numbers, each record has room for them; zeros stand for none.
     """
     if not 1 <= len(coins) <= MAX_COINS:
         raise ValueError(f"{len(coins)} coins instead of 1..{MAX_COINS}")
-    return b"".join([_header(len(coins)), MOTTO, *map(_record, coins)])
+    pans = any(coin.pans for coin in coins)
+    return b"".join([_header(len(coins), pans), MOTTO, *(_record(coin, pans) for coin in coins)])
 
 
 def decode(content: bytes) -> list[Coin]:
-    """The coins of a plaintext file. Raises ValueError when it is none, encrypted, or of another length than it says.
+    """The coins of a plaintext file. Raises ValueError when it is none, encrypted, of another length than it says, or a
+    record has no authenticity number at all, which is no coin.
 
-    Proposed numbers and the POWN of a single-coin file are kept; bytes that a reader tolerates after the last record
-    are not looked at.
+    Proposed numbers (zeros are none) and the POWN of a single-coin file are kept; bytes that a reader tolerates after
+    the last record are not looked at.
     """
     header = read_header(content[:HEADER_SIZE], len(content))
     if header is None or not header.is_cloudcoin:
@@ -95,7 +102,12 @@ def decode(content: bytes) -> list[Coin]:
         raise ValueError(f"{header.length} bytes do not fit the {header.count} coins that the header counts")
     pown = header.pown if header.count == 1 and header.pown is not None else "u" * RAIDA
     size = header.record_size
-    return [_coin(content[at : at + size], pown) for at in range(HEADER_SIZE, HEADER_SIZE + header.count * size, size)]
+    starts = range(HEADER_SIZE, HEADER_SIZE + header.count * size, size)
+    coins = [_coin(content[at : at + size], pown) for at in starts]
+    for number, coin in enumerate(coins, 1):
+        if not any(coin.ans):
+            raise ValueError(f"coin {number} of {header.count} has no authenticity numbers")
+    return coins
 
 
 def _coin(record: bytes, pown: str) -> Coin:
@@ -106,19 +118,21 @@ def _coin(record: bytes, pown: str) -> Coin:
         split=record[0],
         shard=record[1],
         pown=pown,
-        pans=record[RECORD_SIZE:],
+        pans=pans if any(pans := record[RECORD_SIZE:]) else b"",
     )
 
 
-def _header(count: int) -> bytes:
-    return bytes([FORMAT, 1]) + COIN_ID.to_bytes(2, "big") + bytes(2) + count.to_bytes(2, "big") + bytes(8)
+def _header(count: int, pans: bool) -> bytes:
+    start = bytes([FORMAT, 1]) + COIN_ID.to_bytes(2, "big") + bytes(2) + count.to_bytes(2, "big")
+    return start + bytes(7) + bytes([pans])
 
 
-def _record(coin: Coin) -> bytes:
+def _record(coin: Coin, pans: bool) -> bytes:
     if coin.generation is not Generation.V3:
         raise ValueError("only V3 coins fit into a file of format 9")
-    denomination = coin.denomination.to_bytes(1, "big", signed=True)
-    return bytes([coin.split, coin.shard]) + denomination + coin.serial.to_bytes(4, "big") + coin.ans
+    head = bytes([coin.split, coin.shard]) + coin.denomination.to_bytes(1, "big", signed=True)
+    record = head + coin.serial.to_bytes(4, "big") + coin.ans
+    return record + coin.pans.ljust(RAIDA * AN_SIZE, b"\0") if pans else record
 
 
 def _pack_pown(pown: str) -> bytes:
@@ -129,7 +143,7 @@ def _pack_pown(pown: str) -> bytes:
 
 
 def _unpack_pown(packed: bytes) -> str:
-    return "".join(_LETTERS[byte >> 4] + _LETTERS[byte & 0xF] for byte in packed)[:RAIDA]
+    return "".join(map(_LETTER_PAIRS.__getitem__, packed))[:RAIDA]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import stat
 
 __all__ = [
     "COIN_FOLDERS",
+    "IMPORT_FOLDER",
     "CONFIG_FILE",
     "LATER_FOLDERS",
     "MANDATORY_FOLDERS",
@@ -18,6 +19,7 @@ __all__ = [
     "RESERVED_FOLDER",
     "STANDARD_FOLDERS",
     "TRANSACTIONS_FILE",
+    "UNHELD_FOLDERS",
     "amount_text",
     "is_wallet",
     "missing_parts",
@@ -66,6 +68,18 @@ _WITHOUT_COINS = {"Receipts", "Data", "Recovery", "Templates"}
 
 #: Folders where a `.bin` file is a coin file, even one whose header nobody can read.
 COIN_FOLDERS = frozenset((*STANDARD_FOLDERS, *LATER_FOLDERS, RESERVED_FOLDER)) - _WITHOUT_COINS
+
+#: Where the wallet program looks for coin files to take in.
+IMPORT_FOLDER = "Import"
+
+#: Folders whose coins the wallet does not hold: not taken in yet; exported, sent or lockered; originals of what was
+#: taken in; cast off. A coin that lies only there may be taken in again. Folders nobody knows count as holding.
+UNHELD_FOLDERS = frozenset(
+    {IMPORT_FOLDER}
+    | {"Export", "Exported", "Sent", "EmailOut", "Withdrawn", "Lockered"}
+    | {"Imported", "Duplicates", "Corrupted", "Counterfeit", "Trash"}
+    | _WITHOUT_COINS
+)
 
 
 def missing_parts(dir_fd: int) -> list[str]:

@@ -63,7 +63,7 @@ def test_single_coin_files_round_trip(coin, task_id):
     data = encode_single(coin, task_id=task_id)
     assert len(data) == 439
     read = reader.read(data)
-    assert read == {"count": 1, "pown": coin.pown, "task": task_id, "coins": [as_tuple(coin)]}
+    assert read == {"count": 1, "pown": coin.pown, "task": task_id, "coins": [as_tuple(coin)], "pans": [b""]}
     header = read_header(data[:32], len(data))
     assert (header.pown, header.task_id, header.count) == (coin.pown, task_id, 1)
     assert not header.motto

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from holdfast_server.wallets.classify import SNIFF_SIZE, Container, Encryption, FileClass, WalletCounters, classify
 from holdfast_server.wallets.coin import Coin
+from holdfast_server.wallets.envelope import KeyParameters, WalletKey, encrypt
 from holdfast_server.wallets.format9 import encode_many, encode_single
 
 COIN = Coin(denomination=2, serial=7, ans=bytes(range(1, 17)) * 25, pown="p" * 25)
@@ -180,3 +181,19 @@ def test_counters_of_several_wallets_add_up():
     other.skip()
     total.merge(other)
     assert total == WalletCounters(3, 2, 3, 1, 0, 1)
+
+
+def test_envelopes_are_coin_files_by_the_name_before_their_suffix() -> None:
+    key = WalletKey.derive("x", KeyParameters(bytes(16), 64, 1, 1))
+    sealed = encrypt(MULTI, key)
+    found = of("Bank/a.bin.hfcc", sealed)
+    assert (found.container, found.encryption, found.is_bin) == (Container.ENVELOPE, Encryption.ENCRYPTED, True)
+    counters = counted(
+        ("Bank/a.bin.hfcc", sealed),
+        ("Import/b.PNG.HFCC", sealed),
+        ("Recovery/c.txt.hfcc", sealed),
+        ("Bank/d.bin", sealed),
+    )
+    assert (counters.coins_backed_up, counters.money_files) == (3, 2)
+    assert (counters.files_added_plaintext, counters.files_added_multi_coin) == (0, 0)
+    assert not of("Bank/a.bin.hfcc", SINGLE).is_bin
