@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 __all__ = [
     "REMEDIES",
@@ -70,6 +71,10 @@ class Reason(StrEnum):
     TASK_NOT_FOUND = "TASK_NOT_FOUND"
     TASK_COMMITTING = "TASK_COMMITTING"
     INTERRUPTED = "INTERRUPTED"
+    TASK_ENDED = "TASK_ENDED"
+    INSUFFICIENT_BALANCE = "INSUFFICIENT_BALANCE"
+    NO_EXACT_CHANGE = "NO_EXACT_CHANGE"
+    EXPORT_UNPUBLISHED = "EXPORT_UNPUBLISHED"
     NO_WORKER = "NO_WORKER"
     SOURCE_UNREADABLE = "SOURCE_UNREADABLE"
     FILE_NOT_FOUND = "FILE_NOT_FOUND"
@@ -87,6 +92,8 @@ class Reason(StrEnum):
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     TOO_MANY_WATCHERS = "TOO_MANY_WATCHERS"
     CHECKSUM_MISMATCH = "CHECKSUM_MISMATCH"
+    PLAINTEXT_COIN = "PLAINTEXT_COIN"
+    WALLET_UNLOCKED = "WALLET_UNLOCKED"
     ARCHIVE_MISSING = "ARCHIVE_MISSING"
     ARCHIVE_CHANGED = "ARCHIVE_CHANGED"
     ARCHIVE_INVALID = "ARCHIVE_INVALID"
@@ -94,6 +101,8 @@ class Reason(StrEnum):
     KEY_WRONG = "KEY_WRONG"
     STORAGE_UNREACHABLE = "STORAGE_UNREACHABLE"
     CATALOG_BUSY = "CATALOG_BUSY"
+    READER_BUSY = "READER_BUSY"
+    READER_FAILED = "READER_FAILED"
     SHUTTING_DOWN = "SHUTTING_DOWN"
     NOT_AVAILABLE = "NOT_AVAILABLE"
     INTERNAL = "INTERNAL"
@@ -120,6 +129,14 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.TASK_NOT_FOUND: "List the tasks; ended tasks are kept for history_days.",
     Reason.TASK_COMMITTING: "Wait: the task is past the point where it can be cancelled and ends by itself.",
     Reason.INTERRUPTED: "Look at the task's log for what it did last, mend that, and start a new task.",
+    Reason.TASK_ENDED: "Start a new task; only an export that FAILED with EXPORT_UNPUBLISHED can be resumed.",
+    Reason.INSUFFICIENT_BALANCE: "Export less, or import the coins that the message says are not counted.",
+    Reason.NO_EXACT_CHANGE: (
+        "Export one of the amounts in nearest_lower and nearest_higher, or make change in the wallet program."
+    ),
+    Reason.EXPORT_UNPUBLISHED: (
+        "Mend what the message names, then finish the export with ResumeTask; its coins stay reserved until then."
+    ),
     Reason.NO_WORKER: "Start a worker, or repeat the call after the given delay.",
     Reason.SOURCE_UNREADABLE: "Make the named file readable, ignore it by a pattern, or use on_source_error WARN.",
     Reason.FILE_NOT_FOUND: "Name a regular file of the server, by its own path, that the service may read.",
@@ -139,13 +156,23 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.QUOTA_EXCEEDED: "Raise the named limit or quota, or remove what uses it up.",
     Reason.TOO_MANY_WATCHERS: "Close a watch, or raise [server] max_watchers.",
     Reason.CHECKSUM_MISMATCH: "Restore from another backup; the named one is damaged. Check the disk that holds it.",
+    Reason.WALLET_UNLOCKED: (
+        "Back the wallet up as itself and leave its folder out here with an ignore pattern, or lock it first."
+    ),
+    Reason.PLAINTEXT_COIN: "Nothing was published; report it as a defect, with the named file's kind and not the file.",
     Reason.ARCHIVE_MISSING: "Put the archive back where storage_path says, or use another backup.",
     Reason.ARCHIVE_CHANGED: "Look at the named file, move it away if it may go, and repeat the call.",
     Reason.ARCHIVE_INVALID: "Use another archive; this one breaks its format's rules in the named place.",
-    Reason.KEY_REQUIRED: "Call again with the credentials that open the content, and with a new request_id if any.",
-    Reason.KEY_WRONG: "Repeat the call with the credentials that belong to what is sealed.",
+    Reason.KEY_REQUIRED: (
+        "Unlock the wallet, or call again with the credentials that open the content; with a new request_id if any."
+    ),
+    Reason.KEY_WRONG: "Repeat the call with the password or credentials that belong to what is encrypted.",
     Reason.STORAGE_UNREACHABLE: "Make the storage reachable and repeat the call.",
     Reason.CATALOG_BUSY: "Repeat the call after the given delay.",
+    Reason.READER_BUSY: "Repeat the call after the given delay; ask for fewer wallets at a time.",
+    Reason.READER_FAILED: (
+        "Look whether the wallet's filesystem answers, then repeat the call; the server's log says more."
+    ),
     Reason.SHUTTING_DOWN: "Repeat the call when the server is back.",
     Reason.NOT_AVAILABLE: "Leave out what this version does not serve; the README lists it under Limits.",
     Reason.INTERNAL: "Look in the server's log under the request id and report it.",
@@ -183,9 +210,24 @@ class HoldfastError(Exception):
         self.violations = tuple(violations)
         self.retry_after = retry_after
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What Exception does would call the class with the message alone.
+        return _rebuild, (type(self), self.reason, self.message, self.metadata, self.violations, self.retry_after)
+
     @property
     def remedy(self) -> str:
         return REMEDIES[self.reason]
+
+
+def _rebuild(
+    kind: type[HoldfastError],
+    reason: Reason,
+    message: str,
+    metadata: Mapping[str, str],
+    violations: Sequence[FieldViolation],
+    retry_after: float | None,
+) -> HoldfastError:
+    return kind(reason, message, metadata=metadata, violations=violations, retry_after=retry_after)
 
 
 class InvalidArgument(HoldfastError):

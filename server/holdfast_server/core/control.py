@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from holdfast_server.errors import Cancelled, Drained, Fenced, Stopped
 
-__all__ = ["Cleanup", "Control", "PositionProgress", "Problem", "Progress", "ReadingProgress"]
+__all__ = ["Cleanup", "Control", "PositionProgress", "Problem", "Progress", "ReadingProgress", "UndoingControl"]
 
 #: What a file costs beside its bytes, for percent and ETA: opening it is worth reading this much.
 _FILE_COST = 4096
@@ -51,6 +52,31 @@ class Control:
 
     def wait(self, seconds: float) -> None:
         """Sleep, but wake and raise as soon as the work must stop."""
+        self._event.wait(seconds)
+        self.check()
+
+
+class UndoingControl(Control):
+    """Of work that must also be done for a cancelled task: it takes back what an earlier attempt left. Every other
+    signal of `control` still stops it."""
+
+    def __init__(self, control: Control) -> None:
+        super().__init__()
+        self._control = control
+
+    @property
+    def stopped(self) -> bool:
+        try:
+            self.check()
+        except Stopped:
+            return True
+        return False
+
+    def check(self) -> None:
+        with suppress(Cancelled):
+            self._control.check()
+
+    def wait(self, seconds: float) -> None:
         self._event.wait(seconds)
         self.check()
 

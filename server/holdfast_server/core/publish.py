@@ -12,7 +12,7 @@ from holdfast_server.archive.format import SEALED_SUFFIX, ArchiveFormat
 from holdfast_server.archive.sidecar import MAX_SIDECAR, Sidecar, parse_sidecar, sidecar_name
 from holdfast_server.core.read_back import hash_file
 from holdfast_server.errors import FailedPrecondition
-from holdfast_server.storage.local import create_file, publish
+from holdfast_server.storage.local import create_file, exists, publish
 from holdfast_server.storage.names import safe_file_name
 
 __all__ = [
@@ -71,7 +71,7 @@ def publish_archive(
         suffix = "" if number == 1 else f"-{number}"
         name = f"{base}{suffix}{archive_format.suffix}{SEALED_SUFFIX if sidecar else ''}".encode()
         number += 1
-        if _exists(folder_fd, name) or (sidecar and _exists(folder_fd, sidecar_name(name))):
+        if exists(folder_fd, name) or (sidecar and exists(folder_fd, sidecar_name(name))):
             continue
         announce(name)
         try:
@@ -144,14 +144,6 @@ def _publish_beside(folder_fd: int, partial: bytes, name: bytes, sidecar: Sideca
         publish(folder_fd, partial, name)
     except BaseException as error:
         # What stands under the name is another's, or nothing, or ours whose folder could not be synced.
-        if sidecar and (isinstance(error, FileExistsError) or not _exists(folder_fd, name)):
+        if sidecar and (isinstance(error, FileExistsError) or not exists(folder_fd, name)):
             remove_sidecar(folder_fd, name, sidecar.sha256)
         raise
-
-
-def _exists(folder_fd: int, name: bytes) -> bool:
-    try:
-        os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True

@@ -78,8 +78,8 @@ class FileReader:
         return gap - gap % _BLOCK
 
 
-def read_small(entry: TreeEntry, wait: Callable[[float], None]) -> StableContent | None:
-    """A small file in one state, or marked as changed; None when it has grown too large to be read whole.
+def read_small(entry: TreeEntry, wait: Callable[[float], None], limit: int = SMALL_FILE) -> StableContent | None:
+    """A file of at most `limit` bytes in one state, or marked as changed; None when it has grown too large.
 
     Raises OSError when it cannot be read at all.
     """
@@ -87,7 +87,7 @@ def read_small(entry: TreeEntry, wait: Callable[[float], None]) -> StableContent
         fd, before = entry.open_file()
         try:
             size = before.st_size
-            if size > SMALL_FILE:
+            if size > limit:
                 return None
             data = _read_whole(fd, size)
             changed = len(data) != size or _changed(before, os.fstat(fd))

@@ -28,6 +28,9 @@ LOCK_FILE = b"lock"
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_RENAME_FLAGS = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
+_NO_FOLDER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+_MAX_NAME = 255
+_MAX_SUFFIX = 32  # what is longer is no suffix but a name with a point in it
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 60.0
 
@@ -59,35 +62,36 @@ class WalletFolder:
             os.close(fd)
 
     @contextmanager
-    def lock(self, control: Control, *, exclusive: bool) -> Iterator[None]:
+    def lock(self, control: Control, *, exclusive: bool, patience: float | None = _PATIENCE_SECONDS) -> Iterator[None]:
         """Hold the wallet against other processes. Shared locks never make the lock file: a wallet that no coins were
-        ever moved in is left as it is.
+        ever moved in is left as it is, and one whose service folder is something else was never one.
 
-        Raises Aborted/SOURCE_BUSY when another process holds it for a minute; Stopped when asked to.
+        Raises Aborted/SOURCE_BUSY when another process holds it for `patience` seconds (None: wait for as long as it
+        does); Stopped when asked to.
         """
         flags = os.O_RDWR | os.O_CREAT if exclusive else os.O_RDONLY
         try:
             with self.folder(RESERVED_FOLDER.encode(), create=exclusive) as service:
                 fd = os.open(LOCK_FILE, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=service)
-        except FileNotFoundError:
-            if exclusive:
+        except OSError as error:
+            if exclusive or error.errno not in _NO_FOLDER:
                 raise
             yield
             return
         try:
-            self._acquire(fd, control, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            self._acquire(fd, control, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, patience)
             yield
         finally:
             os.close(fd)
 
-    def _acquire(self, fd: int, control: Control, mode: int) -> None:
+    def _acquire(self, fd: int, control: Control, mode: int, patience: float | None) -> None:
         waited = 0.0
         while True:
             try:
                 fcntl.flock(fd, mode | fcntl.LOCK_NB)
                 return
             except BlockingIOError as error:
-                if waited >= _PATIENCE_SECONDS:
+                if patience is not None and waited >= patience:
                     raise Aborted(
                         Reason.SOURCE_BUSY,
                         f"another process holds {self.root.display}/{RESERVED_FOLDER}/{LOCK_FILE.decode()}",
@@ -99,7 +103,10 @@ class WalletFolder:
     def write_record(self, name: bytes, record: dict[str, Any]) -> None:
         """A journal's state below `.holdfast/`, replacing the one before: synced, wholly old or wholly new."""
         with self.folder(RESERVED_FOLDER.encode(), create=True) as service:
-            local.write_file(service, name, json.dumps(record, sort_keys=True).encode() + b"\n")
+            temporary = _temporary(name)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=service)  # of a writer that died
+            local.write_file(service, name, json.dumps(record, sort_keys=True).encode() + b"\n", temporary=temporary)
 
     def read_record(self, name: bytes) -> dict[str, Any] | None:
         """What `write_record` wrote last; None when there is none. Raises ValueError when it is no JSON object."""
@@ -117,6 +124,8 @@ class WalletFolder:
     def remove_record(self, name: bytes) -> None:
         """Forget a journal, durably; no error if there is none."""
         with suppress(FileNotFoundError), self.folder(RESERVED_FOLDER.encode()) as service:
+            with suppress(FileNotFoundError):
+                os.unlink(_temporary(name), dir_fd=service)
             os.unlink(name, dir_fd=service)
             local.fsync_directory(service)
 
@@ -140,20 +149,39 @@ class WalletFolder:
                 # No such rename here: a second name first, which also never replaces, then the first one goes.
                 os.link(name, candidate, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
             except FileExistsError:
-                continue
+                if not _same_file(from_fd, name, to_fd, candidate):  # else a crash came between the two
+                    continue
             os.unlink(name, dir_fd=from_fd)
             return candidate
         raise AssertionError("free names never end")
+
+
+def _temporary(name: bytes) -> bytes:
+    return b"." + name + b".tmp"
+
+
+def _same_file(one_fd: int, one: bytes, other_fd: int, other: bytes) -> bool:
+    first = os.stat(one, dir_fd=one_fd, follow_symlinks=False)
+    return os.path.samestat(first, os.stat(other, dir_fd=other_fd, follow_symlinks=False))
 
 
 def free_names(name: bytes) -> Iterator[bytes]:
     """`coin.bin`, `coin-2.bin`, `coin-3.bin` …; a name grown too long loses characters before the suffix."""
     yield name
     stem, dot, suffix = name.rpartition(b".")
-    if not stem:
+    if not stem or len(suffix) > _MAX_SUFFIX:
         stem, dot, suffix = name, b"", b""
     number = 2
     while True:
         tail = f"-{number}".encode() + dot + suffix
-        yield stem[: 255 - len(tail)] + tail
+        yield _cut(stem, _MAX_NAME - len(tail)) + tail
         number += 1
+
+
+def _cut(stem: bytes, size: int) -> bytes:
+    """At most `size` bytes, without the half of a character at the end."""
+    if len(stem) <= size:
+        return stem
+    while size and stem[size] & 0xC0 == 0x80:  # the byte behind the cut goes on with the character before it
+        size -= 1
+    return stem[:size]

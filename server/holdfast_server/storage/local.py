@@ -33,6 +33,7 @@ from holdfast_server.storage.mounts import mount_id
 
 __all__ = [
     "create_file",
+    "exists",
     "free_bytes",
     "fsync_directory",
     "fsync_file",
@@ -157,9 +158,12 @@ def _discard(dir_fd: int, name: bytes) -> None:
         os.unlink(name, dir_fd=dir_fd)
 
 
-def write_file(dir_fd: int, name: bytes, data: bytes, mode: int = 0o600) -> None:
-    """Write a small file, replacing one of that name: afterwards, or after a crash, it is wholly old or wholly new."""
-    temporary = _write_temporary(dir_fd, data, mode)
+def write_file(dir_fd: int, name: bytes, data: bytes, mode: int = 0o600, *, temporary: bytes | None = None) -> None:
+    """Write a small file, replacing one of that name: afterwards, or after a crash, it is wholly old or wholly new.
+
+    `temporary` is the name that it has until then and that a crash leaves; by default a random one.
+    """
+    temporary = _write_temporary(dir_fd, data, mode, temporary)
     try:
         os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
     except BaseException:
@@ -179,6 +183,15 @@ def create_file(dir_fd: int, name: bytes, data: bytes, mode: int = 0o600, *, tem
     except BaseException:
         _discard(dir_fd, temporary)
         raise
+
+
+def exists(dir_fd: int, name: bytes) -> bool:
+    """Whether an opened directory has an entry of that name; a link counts, wherever it leads."""
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def free_bytes(fd: int) -> int:

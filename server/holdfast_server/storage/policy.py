@@ -184,6 +184,12 @@ class FolderPolicy:
 
         FILE_NOT_FOUND for whatever else is there, and where rights are missing; nothing but a regular file is opened.
         """
+        folder, _, file = self.open_file_and_folder(path, field)
+        folder.close()
+        return file
+
+    def open_file_and_folder(self, path: str | bytes, field: str) -> tuple[OpenFolder, bytes, BinaryIO]:
+        """As `open_file`; gives the folder, opened to be passed only, the name in it, and the file."""
         raw = checked_path(path, field)
         parent_path, _, name = raw.rpartition(b"/")
         if name in (b"", b".", b".."):
@@ -198,13 +204,13 @@ class FolderPolicy:
                 fd = os.open(name, _FILE_FLAGS, dir_fd=found.folder.fd)
             except OSError as error:
                 raise _no_file(raw, error) from error
-        file = os.fdopen(fd, "rb", buffering=0)
-        try:
-            _require_regular(os.fstat(fd), raw)
-        except BaseException:
-            file.close()
-            raise
-        return file
+            file = os.fdopen(fd, "rb", buffering=0)
+            try:
+                _require_regular(os.fstat(fd), raw)
+                return OpenFolder(os.dup(found.folder.fd), found.folder.path), name, file
+            except BaseException:
+                file.close()
+                raise
 
     def _target(self, parent_fd: int, raw: bytes, parent_path: bytes, name: bytes) -> RestoreTarget:
         """The target in a parent that exists."""

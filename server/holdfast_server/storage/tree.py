@@ -17,13 +17,13 @@ from holdfast_server.records import frozen_record
 from holdfast_server.storage.descent import DIRECTORY_FLAGS, DirectoryChain, Level
 from holdfast_server.storage.names import escape
 
-__all__ = ["EntryKind", "ProblemReason", "TreeEntry", "TreeProblem", "problem_from", "walk"]
+__all__ = ["STAGING_PREFIX", "EntryKind", "ProblemReason", "TreeEntry", "TreeProblem", "problem_from", "walk"]
 
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_ACCESS_TIME: int = getattr(os, "O_NOATIME", 0)
 
 #: The service's own staging folders, at any level of a tree.
-_STAGING = b".holdfast-restore-"
+STAGING_PREFIX = b".holdfast-restore-"
 
 #: The process is at its limits, which says nothing about the source: going on would call everything unreadable.
 _OUR_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -222,7 +222,7 @@ class _Walk:
                     yield self._link_or_special(path, name, status, level)
                     continue
             # Also what has become a directory since it was listed: it is asked about again, as a directory.
-            if name.startswith(_STAGING) or not keep(path, True):
+            if name.startswith(STAGING_PREFIX) or not keep(path, True):
                 continue
             if (yield from self._directory(path, name, level)):
                 return True
