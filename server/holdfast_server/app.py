@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from holdfast_server.tasks.backup_life import BackupLife
     from holdfast_server.tasks.engine import TaskEngine
     from holdfast_server.tasks.rebuild import Finding, RebuildSummary
+    from holdfast_server.tasks.wallet_keys import WalletKeys
 
 __all__ = ["ADDRESS_FILE", "prepare_data_dir", "rebuild_catalog", "run_edge", "run_worker", "software_version"]
 
@@ -71,11 +72,16 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     from holdfast_server.tasks.backup_orders import BackupOrders
     from holdfast_server.tasks.engine import TaskEngine
     from holdfast_server.tasks.export import ExportOrders
+    from holdfast_server.tasks.export_coins_orders import ExportCoinsOrders
+    from holdfast_server.tasks.import_coins import ImportOrders
     from holdfast_server.tasks.queue import DbosQueue, migrate_queue
     from holdfast_server.tasks.restore import RestoreOrders
     from holdfast_server.tasks.restore_archive import RestoreArchiveOrders
     from holdfast_server.tasks.sources import SourceRegistry
     from holdfast_server.tasks.verify import VerifyOrders
+    from holdfast_server.tasks.wallet_keys import WalletKeys
+    from holdfast_server.tasks.wallet_queries import WalletQueries
+    from holdfast_server.tasks.wallet_reader import WalletReader
     from holdfast_server.tasks.watch import EventPump
 
     raise_file_limit()
@@ -87,17 +93,23 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     engine = TaskEngine(database, DbosQueue(config.database_url), clock, config.tasks.lease_seconds)
     policy = _policy(config)
     pump = EventPump(database, engine, clock, config.server.heartbeat_seconds)
+    reader = WalletReader()
+    keys = WalletKeys(database, policy, reader, clock)
     services = Services(
         database=database,
         engine=engine,
         pump=pump,
         sources=SourceRegistry(database, policy, clock),
-        backups=BackupOrders(database, engine, policy, clock),
+        backups=BackupOrders(database, engine, policy, clock, keys),
         life=BackupLife(database, clock, config.backups.trash_hours, _trash_lock(config)),
         verifications=VerifyOrders(engine),
-        restores=RestoreOrders(engine, policy),
-        archive_restores=RestoreArchiveOrders(engine, policy),
+        restores=RestoreOrders(engine, policy, clock, keys),
+        archive_restores=RestoreArchiveOrders(engine, policy, clock, keys),
         exports=ExportOrders(engine, policy, clock),
+        coin_exports=ExportCoinsOrders(engine, policy, reader, keys, clock),
+        keys=keys,
+        imports=ImportOrders(engine, policy, keys),
+        wallets=WalletQueries(database, policy, reader, keys),
     )
     places = StreamPlaces(config.server.max_watchers)
     authenticator = Authenticator(ensure_admin_token(config.paths.data_dir))
@@ -115,7 +127,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
         return 1
     stop = _stop_signals()
     pump.start()
-    ticker = threading.Thread(target=_tick, args=(engine, stop.first), name="ticker", daemon=True)
+    ticker = threading.Thread(target=_tick, args=(engine, keys, stop.first), name="ticker", daemon=True)
     ticker.start()
     edge.start()
     _write_address(config.paths.data_dir, edge.address)
@@ -128,6 +140,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
             pump.stop()
             edge.stop(3.0).wait()
             break
+    reader.close()
     return 0
 
 
@@ -140,7 +153,9 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     from holdfast_server.tasks.backup_life import BackupLife
     from holdfast_server.tasks.engine import TaskEngine
     from holdfast_server.tasks.export import ExportHandler
+    from holdfast_server.tasks.export_coins import ExportCoinsHandler
     from holdfast_server.tasks.housekeeping import Housekeeper
+    from holdfast_server.tasks.import_coins import ImportHandler
     from holdfast_server.tasks.queue import DbosConsumer, DbosQueue, migrate_queue
     from holdfast_server.tasks.restore import RestoreHandler
     from holdfast_server.tasks.restore_archive import RestoreArchiveHandler, ServiceLimits
@@ -164,9 +179,11 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     handlers: dict[TaskKind, TaskHandler] = {
         TaskKind.BACKUP: BackupHandler(database, policy, pool, clock, data_dir, software_version()),
         TaskKind.VERIFY: VerifyHandler(database, clock),
-        TaskKind.RESTORE: RestoreHandler(database, policy),
-        TaskKind.RESTORE_ARCHIVE: RestoreArchiveHandler(policy, limits),
+        TaskKind.RESTORE: RestoreHandler(database, policy, clock),
+        TaskKind.RESTORE_ARCHIVE: RestoreArchiveHandler(policy, limits, clock),
         TaskKind.EXPORT_BACKUP: ExportHandler(database, policy, pool, clock, software_version()),
+        TaskKind.EXPORT_COINS: ExportCoinsHandler(database, policy, clock),
+        TaskKind.IMPORT_COINS: ImportHandler(database, policy),
     }
     housekeeper = Housekeeper(database, queue, clock, config.tasks.history_days, config.tasks.request_id_days)
     worker = Worker(owner, database, engine, handlers, housekeeper, clock, config.tasks.lease_seconds)
@@ -234,17 +251,18 @@ def _stop_signals() -> _Stop:
     return stop
 
 
-def _tick(engine: TaskEngine, stop: threading.Event) -> None:
-    """Take over and admit from the edge too, so that a dead worker's task is not shown as running."""
+def _tick(engine: TaskEngine, keys: WalletKeys, stop: threading.Event) -> None:
+    """Take over and admit from the edge too, so that a dead worker's task is not shown as running; forget keys."""
     from holdfast_server.errors import Unavailable
 
     while not stop.wait(1.0):
-        try:
-            engine.tick()
-        except Unavailable:
-            continue
-        except Exception:  # noqa: BLE001  logged, and the loop goes on
-            _log.exception("the edge's tick failed")
+        for step in (keys.tick, engine.tick):
+            try:
+                step()
+            except Unavailable:
+                continue
+            except Exception:  # noqa: BLE001  logged, and the loop goes on
+                _log.exception("the edge's tick failed")
 
 
 def _keep_trash(life: BackupLife, stop: threading.Event) -> None:

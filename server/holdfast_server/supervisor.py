@@ -21,13 +21,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast_server.process import ALLOCATOR
+
 __all__ = ["Supervisor"]
 
 _log = logging.getLogger(__name__)
-
-#: glibc gives blocks of some hundred KiB back to the kernel with every free, and faults them in again with every
-#: allocation: a quarter of a million faults in a backup of 1.4 GiB, a second of the processors' time.
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20)}
 
 _BACKOFF_FIRST = 0.5
 _BACKOFF_LAST = 30.0
@@ -112,7 +110,7 @@ class Supervisor:
             arguments += ["--bound", self._address]
         child.process = subprocess.Popen(
             [sys.executable, *arguments],
-            env={**_ALLOCATOR, **os.environ},
+            env={**ALLOCATOR, **os.environ},
             pass_fds=(life_read, status_write),
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C in the terminal is the supervisor's to handle

@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RestoreBackupRequest(_message.Message):
-    __slots__ = ("backup_id", "in_place", "new_folder", "new_wallet", "paths", "overwrite", "delete_extra", "exchange_root", "dry_run", "credentials", "request_id")
+    __slots__ = ("backup_id", "in_place", "new_folder", "new_wallet", "paths", "overwrite", "delete_extra", "exchange_root", "dry_run", "credentials", "request_id", "decrypt_coins")
     BACKUP_ID_FIELD_NUMBER: _ClassVar[int]
     IN_PLACE_FIELD_NUMBER: _ClassVar[int]
     NEW_FOLDER_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,7 @@ class RestoreBackupRequest(_message.Message):
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
     CREDENTIALS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    DECRYPT_COINS_FIELD_NUMBER: _ClassVar[int]
     backup_id: str
     in_place: _restore_pb2.InPlaceTarget
     new_folder: _restore_pb2.NewFolderTarget
@@ -33,10 +34,11 @@ class RestoreBackupRequest(_message.Message):
     dry_run: bool
     credentials: _credentials_pb2.Credentials
     request_id: str
-    def __init__(self, backup_id: _Optional[str] = ..., in_place: _Optional[_Union[_restore_pb2.InPlaceTarget, _Mapping]] = ..., new_folder: _Optional[_Union[_restore_pb2.NewFolderTarget, _Mapping]] = ..., new_wallet: _Optional[_Union[_restore_pb2.NewWalletTarget, _Mapping]] = ..., paths: _Optional[_Iterable[str]] = ..., overwrite: _Optional[_Union[_restore_pb2.Overwrite, str]] = ..., delete_extra: bool = ..., exchange_root: bool = ..., dry_run: bool = ..., credentials: _Optional[_Union[_credentials_pb2.Credentials, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    decrypt_coins: bool
+    def __init__(self, backup_id: _Optional[str] = ..., in_place: _Optional[_Union[_restore_pb2.InPlaceTarget, _Mapping]] = ..., new_folder: _Optional[_Union[_restore_pb2.NewFolderTarget, _Mapping]] = ..., new_wallet: _Optional[_Union[_restore_pb2.NewWalletTarget, _Mapping]] = ..., paths: _Optional[_Iterable[str]] = ..., overwrite: _Optional[_Union[_restore_pb2.Overwrite, str]] = ..., delete_extra: bool = ..., exchange_root: bool = ..., dry_run: bool = ..., credentials: _Optional[_Union[_credentials_pb2.Credentials, _Mapping]] = ..., request_id: _Optional[str] = ..., decrypt_coins: bool = ...) -> None: ...
 
 class RunRestoreRequest(_message.Message):
-    __slots__ = ("backup_id", "in_place", "new_folder", "new_wallet", "paths", "overwrite", "delete_extra", "exchange_root", "dry_run", "credentials", "request_id")
+    __slots__ = ("backup_id", "in_place", "new_folder", "new_wallet", "paths", "overwrite", "delete_extra", "exchange_root", "dry_run", "credentials", "request_id", "decrypt_coins")
     BACKUP_ID_FIELD_NUMBER: _ClassVar[int]
     IN_PLACE_FIELD_NUMBER: _ClassVar[int]
     NEW_FOLDER_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +50,7 @@ class RunRestoreRequest(_message.Message):
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
     CREDENTIALS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    DECRYPT_COINS_FIELD_NUMBER: _ClassVar[int]
     backup_id: str
     in_place: _restore_pb2.InPlaceTarget
     new_folder: _restore_pb2.NewFolderTarget
@@ -59,10 +62,11 @@ class RunRestoreRequest(_message.Message):
     dry_run: bool
     credentials: _credentials_pb2.Credentials
     request_id: str
-    def __init__(self, backup_id: _Optional[str] = ..., in_place: _Optional[_Union[_restore_pb2.InPlaceTarget, _Mapping]] = ..., new_folder: _Optional[_Union[_restore_pb2.NewFolderTarget, _Mapping]] = ..., new_wallet: _Optional[_Union[_restore_pb2.NewWalletTarget, _Mapping]] = ..., paths: _Optional[_Iterable[str]] = ..., overwrite: _Optional[_Union[_restore_pb2.Overwrite, str]] = ..., delete_extra: bool = ..., exchange_root: bool = ..., dry_run: bool = ..., credentials: _Optional[_Union[_credentials_pb2.Credentials, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    decrypt_coins: bool
+    def __init__(self, backup_id: _Optional[str] = ..., in_place: _Optional[_Union[_restore_pb2.InPlaceTarget, _Mapping]] = ..., new_folder: _Optional[_Union[_restore_pb2.NewFolderTarget, _Mapping]] = ..., new_wallet: _Optional[_Union[_restore_pb2.NewWalletTarget, _Mapping]] = ..., paths: _Optional[_Iterable[str]] = ..., overwrite: _Optional[_Union[_restore_pb2.Overwrite, str]] = ..., delete_extra: bool = ..., exchange_root: bool = ..., dry_run: bool = ..., credentials: _Optional[_Union[_credentials_pb2.Credentials, _Mapping]] = ..., request_id: _Optional[str] = ..., decrypt_coins: bool = ...) -> None: ...
 
 class RestoreArchiveRequest(_message.Message):
-    __slots__ = ("archive_path", "new_folder", "new_wallet", "paths", "limits", "dry_run", "credentials", "request_id")
+    __slots__ = ("archive_path", "new_folder", "new_wallet", "paths", "limits", "dry_run", "credentials", "request_id", "decrypt_coins")
     ARCHIVE_PATH_FIELD_NUMBER: _ClassVar[int]
     NEW_FOLDER_FIELD_NUMBER: _ClassVar[int]
     NEW_WALLET_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +75,7 @@ class RestoreArchiveRequest(_message.Message):
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
     CREDENTIALS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    DECRYPT_COINS_FIELD_NUMBER: _ClassVar[int]
     archive_path: str
     new_folder: _restore_pb2.NewFolderTarget
     new_wallet: _restore_pb2.NewWalletTarget
@@ -79,7 +84,8 @@ class RestoreArchiveRequest(_message.Message):
     dry_run: bool
     credentials: _credentials_pb2.Credentials
     request_id: str
-    def __init__(self, archive_path: _Optional[str] = ..., new_folder: _Optional[_Union[_restore_pb2.NewFolderTarget, _Mapping]] = ..., new_wallet: _Optional[_Union[_restore_pb2.NewWalletTarget, _Mapping]] = ..., paths: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[_restore_pb2.ArchiveLimits, _Mapping]] = ..., dry_run: bool = ..., credentials: _Optional[_Union[_credentials_pb2.Credentials, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    decrypt_coins: bool
+    def __init__(self, archive_path: _Optional[str] = ..., new_folder: _Optional[_Union[_restore_pb2.NewFolderTarget, _Mapping]] = ..., new_wallet: _Optional[_Union[_restore_pb2.NewWalletTarget, _Mapping]] = ..., paths: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[_restore_pb2.ArchiveLimits, _Mapping]] = ..., dry_run: bool = ..., credentials: _Optional[_Union[_credentials_pb2.Credentials, _Mapping]] = ..., request_id: _Optional[str] = ..., decrypt_coins: bool = ...) -> None: ...
 
 class ListRollbacksRequest(_message.Message):
     __slots__ = ("page_size", "page_token", "source_id")

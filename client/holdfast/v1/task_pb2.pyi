@@ -393,7 +393,7 @@ class BackupResult(_message.Message):
     def __init__(self, wallets_processed: _Optional[int] = ..., coins_backed_up: _Optional[int] = ..., output_files: _Optional[_Iterable[str]] = ..., files_added: _Optional[int] = ..., files_skipped: _Optional[int] = ..., files_reencrypted: _Optional[int] = ..., files_added_plaintext: _Optional[int] = ..., files_added_multi_coin: _Optional[int] = ..., backup_ids: _Optional[_Iterable[str]] = ..., original_size: _Optional[int] = ..., stored_size: _Optional[int] = ..., directories: _Optional[int] = ..., symlinks: _Optional[int] = ..., files_ignored: _Optional[int] = ..., sources: _Optional[_Iterable[_Union[SourceOutcome, _Mapping]]] = ..., sources_failed: _Optional[int] = ...) -> None: ...
 
 class RestoreResult(_message.Message):
-    __slots__ = ("backup_id", "folder", "files", "directories", "symlinks", "hardlinks", "restored_size", "files_verified", "plan", "planned_entries", "source_id", "rollback_id", "restored_coins", "kept_coins", "suspect_coins", "changed_paths")
+    __slots__ = ("backup_id", "folder", "files", "directories", "symlinks", "hardlinks", "restored_size", "files_verified", "plan", "planned_entries", "source_id", "rollback_id", "restored_coins", "kept_coins", "suspect_coins", "changed_paths", "files_decrypted", "files_encrypted")
     BACKUP_ID_FIELD_NUMBER: _ClassVar[int]
     FOLDER_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
@@ -410,6 +410,8 @@ class RestoreResult(_message.Message):
     KEPT_COINS_FIELD_NUMBER: _ClassVar[int]
     SUSPECT_COINS_FIELD_NUMBER: _ClassVar[int]
     CHANGED_PATHS_FIELD_NUMBER: _ClassVar[int]
+    FILES_DECRYPTED_FIELD_NUMBER: _ClassVar[int]
+    FILES_ENCRYPTED_FIELD_NUMBER: _ClassVar[int]
     backup_id: str
     folder: str
     files: int
@@ -426,7 +428,9 @@ class RestoreResult(_message.Message):
     kept_coins: _wallet_pb2.CoinSummary
     suspect_coins: _wallet_pb2.CoinSummary
     changed_paths: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, backup_id: _Optional[str] = ..., folder: _Optional[str] = ..., files: _Optional[int] = ..., directories: _Optional[int] = ..., symlinks: _Optional[int] = ..., hardlinks: _Optional[int] = ..., restored_size: _Optional[int] = ..., files_verified: _Optional[int] = ..., plan: _Optional[_Union[_restore_pb2.RestorePlan, _Mapping]] = ..., planned_entries: _Optional[_Iterable[_Union[_restore_pb2.PlannedEntry, _Mapping]]] = ..., source_id: _Optional[str] = ..., rollback_id: _Optional[str] = ..., restored_coins: _Optional[_Union[_wallet_pb2.CoinSummary, _Mapping]] = ..., kept_coins: _Optional[_Union[_wallet_pb2.CoinSummary, _Mapping]] = ..., suspect_coins: _Optional[_Union[_wallet_pb2.CoinSummary, _Mapping]] = ..., changed_paths: _Optional[_Iterable[str]] = ...) -> None: ...
+    files_decrypted: int
+    files_encrypted: int
+    def __init__(self, backup_id: _Optional[str] = ..., folder: _Optional[str] = ..., files: _Optional[int] = ..., directories: _Optional[int] = ..., symlinks: _Optional[int] = ..., hardlinks: _Optional[int] = ..., restored_size: _Optional[int] = ..., files_verified: _Optional[int] = ..., plan: _Optional[_Union[_restore_pb2.RestorePlan, _Mapping]] = ..., planned_entries: _Optional[_Iterable[_Union[_restore_pb2.PlannedEntry, _Mapping]]] = ..., source_id: _Optional[str] = ..., rollback_id: _Optional[str] = ..., restored_coins: _Optional[_Union[_wallet_pb2.CoinSummary, _Mapping]] = ..., kept_coins: _Optional[_Union[_wallet_pb2.CoinSummary, _Mapping]] = ..., suspect_coins: _Optional[_Union[_wallet_pb2.CoinSummary, _Mapping]] = ..., changed_paths: _Optional[_Iterable[str]] = ..., files_decrypted: _Optional[int] = ..., files_encrypted: _Optional[int] = ...) -> None: ...
 
 class VerifyResult(_message.Message):
     __slots__ = ("backup_id", "level", "files_checked", "bytes_checked", "sha256", "damaged_files", "damaged_count", "percent", "sealed_hash_only")
@@ -491,7 +495,7 @@ class ExportBackupResult(_message.Message):
     def __init__(self, backup_id: _Optional[str] = ..., file: _Optional[_Union[_export_pb2.ExportedFile, _Mapping]] = ..., files: _Optional[int] = ..., directories: _Optional[int] = ..., symlinks: _Optional[int] = ..., original_size: _Optional[int] = ..., hardlinks: _Optional[int] = ..., complete: bool = ...) -> None: ...
 
 class ImportCoinsResult(_message.Message):
-    __slots__ = ("source_id", "folder", "imported", "duplicates", "files_read", "files_moved", "files_corrupted", "files_encrypted", "problem_files")
+    __slots__ = ("source_id", "folder", "imported", "duplicates", "files_read", "files_moved", "files_corrupted", "files_encrypted", "problem_files", "files_duplicate")
     SOURCE_ID_FIELD_NUMBER: _ClassVar[int]
     FOLDER_FIELD_NUMBER: _ClassVar[int]
     IMPORTED_FIELD_NUMBER: _ClassVar[int]
@@ -501,6 +505,7 @@ class ImportCoinsResult(_message.Message):
     FILES_CORRUPTED_FIELD_NUMBER: _ClassVar[int]
     FILES_ENCRYPTED_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FILES_FIELD_NUMBER: _ClassVar[int]
+    FILES_DUPLICATE_FIELD_NUMBER: _ClassVar[int]
     source_id: str
     folder: str
     imported: _wallet_pb2.CoinTotal
@@ -510,10 +515,11 @@ class ImportCoinsResult(_message.Message):
     files_corrupted: int
     files_encrypted: int
     problem_files: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, source_id: _Optional[str] = ..., folder: _Optional[str] = ..., imported: _Optional[_Union[_wallet_pb2.CoinTotal, _Mapping]] = ..., duplicates: _Optional[_Union[_wallet_pb2.CoinTotal, _Mapping]] = ..., files_read: _Optional[int] = ..., files_moved: _Optional[int] = ..., files_corrupted: _Optional[int] = ..., files_encrypted: _Optional[int] = ..., problem_files: _Optional[_Iterable[str]] = ...) -> None: ...
+    files_duplicate: int
+    def __init__(self, source_id: _Optional[str] = ..., folder: _Optional[str] = ..., imported: _Optional[_Union[_wallet_pb2.CoinTotal, _Mapping]] = ..., duplicates: _Optional[_Union[_wallet_pb2.CoinTotal, _Mapping]] = ..., files_read: _Optional[int] = ..., files_moved: _Optional[int] = ..., files_corrupted: _Optional[int] = ..., files_encrypted: _Optional[int] = ..., problem_files: _Optional[_Iterable[str]] = ..., files_duplicate: _Optional[int] = ...) -> None: ...
 
 class RestoreArchiveResult(_message.Message):
-    __slots__ = ("folder", "format", "sealed", "has_manifest", "files", "directories", "symlinks", "hardlinks", "restored_size", "files_verified", "entries_skipped", "source_id", "restored_coins", "has_checksums")
+    __slots__ = ("folder", "format", "sealed", "has_manifest", "files", "directories", "symlinks", "hardlinks", "restored_size", "files_verified", "entries_skipped", "source_id", "restored_coins", "has_checksums", "files_decrypted", "files_encrypted")
     FOLDER_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
@@ -528,6 +534,8 @@ class RestoreArchiveResult(_message.Message):
     SOURCE_ID_FIELD_NUMBER: _ClassVar[int]
     RESTORED_COINS_FIELD_NUMBER: _ClassVar[int]
     HAS_CHECKSUMS_FIELD_NUMBER: _ClassVar[int]
+    FILES_DECRYPTED_FIELD_NUMBER: _ClassVar[int]
+    FILES_ENCRYPTED_FIELD_NUMBER: _ClassVar[int]
     folder: str
     format: _backup_pb2.ArchiveFormat
     sealed: bool
@@ -542,7 +550,9 @@ class RestoreArchiveResult(_message.Message):
     source_id: str
     restored_coins: _wallet_pb2.CoinSummary
     has_checksums: bool
-    def __init__(self, folder: _Optional[str] = ..., format: _Optional[_Union[_backup_pb2.ArchiveFormat, str]] = ..., sealed: bool = ..., has_manifest: bool = ..., files: _Optional[int] = ..., directories: _Optional[int] = ..., symlinks: _Optional[int] = ..., hardlinks: _Optional[int] = ..., restored_size: _Optional[int] = ..., files_verified: _Optional[int] = ..., entries_skipped: _Optional[int] = ..., source_id: _Optional[str] = ..., restored_coins: _Optional[_Union[_wallet_pb2.CoinSummary, _Mapping]] = ..., has_checksums: bool = ...) -> None: ...
+    files_decrypted: int
+    files_encrypted: int
+    def __init__(self, folder: _Optional[str] = ..., format: _Optional[_Union[_backup_pb2.ArchiveFormat, str]] = ..., sealed: bool = ..., has_manifest: bool = ..., files: _Optional[int] = ..., directories: _Optional[int] = ..., symlinks: _Optional[int] = ..., hardlinks: _Optional[int] = ..., restored_size: _Optional[int] = ..., files_verified: _Optional[int] = ..., entries_skipped: _Optional[int] = ..., source_id: _Optional[str] = ..., restored_coins: _Optional[_Union[_wallet_pb2.CoinSummary, _Mapping]] = ..., has_checksums: bool = ..., files_decrypted: _Optional[int] = ..., files_encrypted: _Optional[int] = ...) -> None: ...
 
 class RollbackRestoreResult(_message.Message):
     __slots__ = ("rollback_id", "source_id", "plan", "restored_size", "changed_paths")

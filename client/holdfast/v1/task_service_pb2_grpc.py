@@ -169,9 +169,11 @@ class TaskServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResumeTask(self, request, context):
-        """Lets a paused task go on, or finishes an export that FAILED with EXPORT_UNPUBLISHED. No error if it is not paused.
+        """Lets a paused task go on, or begins a new attempt of an export that FAILED with EXPORT_UNPUBLISHED, which keeps its
+        id. A task that is not paused and has not ended stays as it is. Keys cannot come with the call: coins in envelopes
+        need the wallet unlocked.
 
-        Errors: NOT_FOUND/TASK_NOT_FOUND; FAILED_PRECONDITION/TASK_ENDED.
+        Errors: NOT_FOUND/TASK_NOT_FOUND; FAILED_PRECONDITION/TASK_ENDED; UNAVAILABLE/NO_WORKER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -29,7 +29,7 @@ from holdfast.v1 import task_pb2 as holdfast_dot_v1_dot_task__pb2
 from holdfast.v1 import wallet_pb2 as holdfast_dot_v1_dot_wallet__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n holdfast/v1/wallet_service.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dholdfast/v1/credentials.proto\x1a\x16holdfast/v1/task.proto\x1a\x18holdfast/v1/wallet.proto\"&\n\x11GetBalanceRequest\x12\x11\n\tsource_id\x18\x01 \x01(\t\"\x89\x01\n\x10ListCoinsRequest\x12\x11\n\tsource_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0f\n\x07\x66olders\x18\x04 \x03(\t\x12\x19\n\x0c\x64\x65nomination\x18\x05 \x01(\tH\x00\x88\x01\x01\x42\x0f\n\r_denomination\"N\n\x11ListCoinsResponse\x12 \n\x05\x63oins\x18\x01 \x03(\x0b\x32\x11.holdfast.v1.Coin\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x13UnlockWalletRequest\x12\x11\n\tsource_id\x18\x01 \x01(\t\x12\x15\n\x08password\x18\x02 \x01(\tB\x03\x80\x01\x01\x12+\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x42\x06\n\x04_ttl\"W\n\x14UnlockWalletResponse\x12/\n\x0b\x65xpire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"&\n\x11LockWalletRequest\x12\x11\n\tsource_id\x18\x01 \x01(\t\"*\n\x12LockWalletResponse\x12\x14\n\x0cwas_unlocked\x18\x01 \x01(\x08\"\xc3\x01\n\x12ImportCoinsRequest\x12\x11\n\tsource_id\x18\x01 \x01(\t\x12\r\n\x05paths\x18\x02 \x03(\t\x12\x0e\n\x06\x66older\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x32\n\x0b\x63redentials\x18\x05 \x01(\x0b\x32\x18.holdfast.v1.CredentialsH\x00\x88\x01\x01\x12\x17\n\nrequest_id\x18\x06 \x01(\tH\x01\x88\x01\x01\x42\x0e\n\x0c_credentialsB\r\n\x0b_request_id2\x90\x03\n\rWalletService\x12G\n\nGetBalance\x12\x1e.holdfast.v1.GetBalanceRequest\x1a\x14.holdfast.v1.Balance\"\x03\x90\x02\x01\x12O\n\tListCoins\x12\x1d.holdfast.v1.ListCoinsRequest\x1a\x1e.holdfast.v1.ListCoinsResponse\"\x03\x90\x02\x01\x12S\n\x0cUnlockWallet\x12 .holdfast.v1.UnlockWalletRequest\x1a!.holdfast.v1.UnlockWalletResponse\x12M\n\nLockWallet\x12\x1e.holdfast.v1.LockWalletRequest\x1a\x1f.holdfast.v1.LockWalletResponse\x12\x41\n\x0bImportCoins\x12\x1f.holdfast.v1.ImportCoinsRequest\x1a\x11.holdfast.v1.Taskb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n holdfast/v1/wallet_service.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dholdfast/v1/credentials.proto\x1a\x16holdfast/v1/task.proto\x1a\x18holdfast/v1/wallet.proto\"&\n\x11GetBalanceRequest\x12\x11\n\tsource_id\x18\x01 \x01(\t\"\x89\x01\n\x10ListCoinsRequest\x12\x11\n\tsource_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0f\n\x07\x66olders\x18\x04 \x03(\t\x12\x19\n\x0c\x64\x65nomination\x18\x05 \x01(\tH\x00\x88\x01\x01\x42\x0f\n\r_denomination\"N\n\x11ListCoinsResponse\x12 \n\x05\x63oins\x18\x01 \x03(\x0b\x32\x11.holdfast.v1.Coin\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x13UnlockWalletRequest\x12\x11\n\tsource_id\x18\x01 \x01(\t\x12\x15\n\x08password\x18\x02 \x01(\tB\x03\x80\x01\x01\x12+\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x42\x06\n\x04_ttl\"m\n\x14UnlockWalletResponse\x12/\n\x0b\x65xpire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x14\n\x0cpassword_set\x18\x03 \x01(\x08\"&\n\x11LockWalletRequest\x12\x11\n\tsource_id\x18\x01 \x01(\t\"*\n\x12LockWalletResponse\x12\x14\n\x0cwas_unlocked\x18\x01 \x01(\x08\"\xc3\x01\n\x12ImportCoinsRequest\x12\x11\n\tsource_id\x18\x01 \x01(\t\x12\r\n\x05paths\x18\x02 \x03(\t\x12\x0e\n\x06\x66older\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x32\n\x0b\x63redentials\x18\x05 \x01(\x0b\x32\x18.holdfast.v1.CredentialsH\x00\x88\x01\x01\x12\x17\n\nrequest_id\x18\x06 \x01(\tH\x01\x88\x01\x01\x42\x0e\n\x0c_credentialsB\r\n\x0b_request_id2\x90\x03\n\rWalletService\x12G\n\nGetBalance\x12\x1e.holdfast.v1.GetBalanceRequest\x1a\x14.holdfast.v1.Balance\"\x03\x90\x02\x01\x12O\n\tListCoins\x12\x1d.holdfast.v1.ListCoinsRequest\x1a\x1e.holdfast.v1.ListCoinsResponse\"\x03\x90\x02\x01\x12S\n\x0cUnlockWallet\x12 .holdfast.v1.UnlockWalletRequest\x1a!.holdfast.v1.UnlockWalletResponse\x12M\n\nLockWallet\x12\x1e.holdfast.v1.LockWalletRequest\x1a\x1f.holdfast.v1.LockWalletResponse\x12\x41\n\x0bImportCoins\x12\x1f.holdfast.v1.ImportCoinsRequest\x1a\x11.holdfast.v1.Taskb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,13 +51,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNLOCKWALLETREQUEST']._serialized_start=455
   _globals['_UNLOCKWALLETREQUEST']._serialized_end=571
   _globals['_UNLOCKWALLETRESPONSE']._serialized_start=573
-  _globals['_UNLOCKWALLETRESPONSE']._serialized_end=660
-  _globals['_LOCKWALLETREQUEST']._serialized_start=662
-  _globals['_LOCKWALLETREQUEST']._serialized_end=700
-  _globals['_LOCKWALLETRESPONSE']._serialized_start=702
-  _globals['_LOCKWALLETRESPONSE']._serialized_end=744
-  _globals['_IMPORTCOINSREQUEST']._serialized_start=747
-  _globals['_IMPORTCOINSREQUEST']._serialized_end=942
-  _globals['_WALLETSERVICE']._serialized_start=945
-  _globals['_WALLETSERVICE']._serialized_end=1345
+  _globals['_UNLOCKWALLETRESPONSE']._serialized_end=682
+  _globals['_LOCKWALLETREQUEST']._serialized_start=684
+  _globals['_LOCKWALLETREQUEST']._serialized_end=722
+  _globals['_LOCKWALLETRESPONSE']._serialized_start=724
+  _globals['_LOCKWALLETRESPONSE']._serialized_end=766
+  _globals['_IMPORTCOINSREQUEST']._serialized_start=769
+  _globals['_IMPORTCOINSREQUEST']._serialized_end=964
+  _globals['_WALLETSERVICE']._serialized_start=967
+  _globals['_WALLETSERVICE']._serialized_end=1367
 # @@protoc_insertion_point(module_scope)

@@ -52,12 +52,14 @@ class UnlockWalletRequest(_message.Message):
     def __init__(self, source_id: _Optional[str] = ..., password: _Optional[str] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class UnlockWalletResponse(_message.Message):
-    __slots__ = ("expire_time", "key_id")
+    __slots__ = ("expire_time", "key_id", "password_set")
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    PASSWORD_SET_FIELD_NUMBER: _ClassVar[int]
     expire_time: _timestamp_pb2.Timestamp
     key_id: str
-    def __init__(self, expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., key_id: _Optional[str] = ...) -> None: ...
+    password_set: bool
+    def __init__(self, expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., key_id: _Optional[str] = ..., password_set: bool = ...) -> None: ...
 
 class LockWalletRequest(_message.Message):
     __slots__ = ("source_id",)

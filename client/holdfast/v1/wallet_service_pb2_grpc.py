@@ -75,18 +75,22 @@ class WalletServiceServicer(object):
     """
 
     def GetBalance(self, request, context):
-        """Returns totals per folder and denomination.
+        """Returns totals per folder and denomination. A file that cannot be read is counted; a folder with money in it that
+        cannot be listed is an error, because what it holds is unknown.
 
-        Errors: NOT_FOUND/SOURCE_NOT_FOUND; FAILED_PRECONDITION/NOT_A_WALLET; UNAVAILABLE/SOURCE_OFFLINE.
+        Errors: NOT_FOUND/SOURCE_NOT_FOUND; FAILED_PRECONDITION/NOT_A_WALLET, SOURCE_UNREADABLE;
+        UNAVAILABLE/SOURCE_OFFLINE, READER_FAILED; RESOURCE_EXHAUSTED/READER_BUSY; PERMISSION_DENIED/PATH_NOT_ALLOWED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCoins(self, request, context):
-        """Lists coins by folder, denomination (largest first) and serial number.
+        """Lists coins by folder, denomination (largest first), serial number and file name. The first page reads the wallet;
+        later ones may show it as it was up to a minute ago. A coin that stays where it is while pages are fetched comes
+        exactly once.
 
-        Errors: as GetBalance; INVALID_ARGUMENT/INVALID_FIELD (page token).
+        Errors: as GetBalance; INVALID_ARGUMENT/INVALID_FIELD (page token, denomination, folders).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,16 +98,20 @@ class WalletServiceServicer(object):
 
     def UnlockWallet(self, request, context):
         """Opens a wallet with its password for a while: backups then encrypt its coins and never fall back to plaintext.
-        The first unlock of a wallet sets the password.
+        The first unlock of a wallet sets the password, unless its Bank or Fracked hold coins that were encrypted before:
+        then it must be theirs. A wrong password changes nothing: what was unlocked stays so. Unlocking again sets the time
+        anew, to an earlier one too.
 
-        Errors: NOT_FOUND/SOURCE_NOT_FOUND; FAILED_PRECONDITION/NOT_A_WALLET, KEY_WRONG; INVALID_ARGUMENT/INVALID_FIELD.
+        Errors: NOT_FOUND/SOURCE_NOT_FOUND; FAILED_PRECONDITION/NOT_A_WALLET, KEY_WRONG, SOURCE_UNREADABLE;
+        INVALID_ARGUMENT/INVALID_FIELD; UNAVAILABLE/SOURCE_OFFLINE, READER_FAILED; RESOURCE_EXHAUSTED/READER_BUSY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LockWallet(self, request, context):
-        """Forgets the wallet's key at once. No error if it was locked.
+        """Forgets the wallet's key at once, for tasks too that no worker has begun; one that runs goes on encrypting with it.
+        From then on backups store the wallet's coins as they are, in clear. No error if it was locked.
 
         Errors: NOT_FOUND/SOURCE_NOT_FOUND; FAILED_PRECONDITION/NOT_A_WALLET.
         """
@@ -115,8 +123,9 @@ class WalletServiceServicer(object):
         """Starts a task that takes coin files into a wallet. Duplicates are found by coin identity; nothing is dropped.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD; NOT_FOUND/SOURCE_NOT_FOUND; ALREADY_EXISTS/REQUEST_ID_REUSED;
-        FAILED_PRECONDITION/NOT_A_WALLET, SOURCE_SUSPENDED, FILE_NOT_FOUND; PERMISSION_DENIED/PATH_NOT_ALLOWED;
-        UNAVAILABLE/SOURCE_OFFLINE. In the task: KEY_REQUIRED, KEY_WRONG, DISK_FULL.
+        FAILED_PRECONDITION/NOT_A_WALLET, SOURCE_SUSPENDED, SOURCE_UNREADABLE, FILE_NOT_FOUND, FOLDER_INSIDE_DATA_DIR;
+        PERMISSION_DENIED/PATH_NOT_ALLOWED; UNAVAILABLE/SOURCE_OFFLINE, NO_WORKER. In the task: KEY_REQUIRED, KEY_WRONG,
+        DISK_FULL, SOURCE_BUSY, FILE_NOT_FOUND, FOLDER_NOT_WRITABLE, CHECKSUM_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -23,6 +23,7 @@ from holdfast_server.archive.blocks import BLOCK, Taken
 from holdfast_server.archive.manifest import (
     MANIFEST_NAME,
     SUMS_NAME,
+    EntryEncryption,
     ManifestEntry,
     ManifestSpool,
     free_name,
@@ -141,9 +142,10 @@ class Small:
     content: bytes
     changed: bool
     listed: bool = True
+    encryption: EntryEncryption | None = None
 
     def entry(self, sha256: bytes | None) -> ManifestEntry | None:
-        return ManifestEntry(self.member, sha256, self.changed) if self.listed else None
+        return ManifestEntry(self.member, sha256, self.changed, self.encryption) if self.listed else None
 
 
 class ArchiveWriter(ABC):
@@ -204,8 +206,15 @@ class ArchiveWriter(ABC):
         """Whether `rollback` works: not where the file only goes forward."""
         return self._file.seekable()
 
-    def add(self, member: Member, content: bytes = b"", *, changed: bool = False) -> None:
-        """Add a directory, a link, or a file whose whole content is `content`.
+    def add(
+        self,
+        member: Member,
+        content: bytes = b"",
+        *,
+        changed: bool = False,
+        encryption: EntryEncryption | None = None,
+    ) -> None:
+        """Add a directory, a link, or a file whose whole content is `content`; `encryption` goes into the manifest.
 
         Raises MemberNotRepresentable before any effect, ValueError when content and size disagree.
         """
@@ -214,22 +223,29 @@ class ArchiveWriter(ABC):
         self._begin(member)
         if len(content) > BLOCK:
             slices = (content[at : at + BLOCK] for at in range(0, len(content), BLOCK))
-            self._stream(member, slices, changed=changed, listed=True)
+            self._stream(member, slices, lambda: (changed, encryption), listed=True)
         else:
-            self._append(Small(member, content, changed))
+            self._append(Small(member, content, changed, encryption=encryption))
 
     def add_stream(
-        self, member: Member, blocks: Iterable[bytes | memoryview], *, changed: bool | Callable[[], bool] = False
+        self,
+        member: Member,
+        blocks: Iterable[bytes | memoryview],
+        *,
+        changed: bool | Callable[[], bool] = False,
+        encryption: Callable[[], EntryEncryption | None] = lambda: None,
     ) -> int:
         """Add a file of exactly `member.size` bytes from `blocks`; returns how many bytes these really gave.
 
         Too few are padded with zeros; too many are not taken. A block that is no `bytes` is copied at once, so its
-        buffer may be reused. `changed` may be a function; it is asked after the last block was taken.
+        buffer may be reused. `changed` may be a function; it and `encryption` are asked after the last block was taken.
         """
         if member.kind is not MemberKind.FILE:
             raise ValueError("only files have content")
         self._begin(member)
-        return self._stream(member, blocks, changed=changed, listed=True)
+        return self._stream(
+            member, blocks, lambda: (changed() if callable(changed) else changed, encryption()), listed=True
+        )
 
     def mark(self) -> Mark:
         """A place to return to. It holds until a second member is begun after it, or another mark is set."""
@@ -389,15 +405,17 @@ class ArchiveWriter(ABC):
         self,
         member: Member,
         blocks: Iterable[bytes | memoryview],
+        marks: Callable[[], tuple[bool, EntryEncryption | None]],
         *,
-        changed: bool | Callable[[], bool],
         listed: bool,
     ) -> int:
+        """`marks` gives the entry's `changed` and `encryption`, once the last block was taken."""
         self._torn = True
         taken = Taken(blocks, member.size, self._check)
         if member.size <= BLOCK:
             content = b"".join(taken)
-            self._append(Small(member, content, changed() if callable(changed) else changed, listed))
+            changed, encryption = marks()
+            self._append(Small(member, content, changed, listed, encryption))
         else:
             self._stream_start(member)
             sha256 = hashlib.sha256()
@@ -406,14 +424,14 @@ class ArchiveWriter(ABC):
                 sha256.update(block)
                 left -= len(block)
                 self._stream_block(block, last=not left)
-            entry = ManifestEntry(member, sha256.digest(), changed() if callable(changed) else changed)
+            entry = ManifestEntry(member, sha256.digest(), *marks())
             self._stream_end(member, entry if listed else None)
         self._torn = False
         return taken.read
 
     def _closing_member(self, name: bytes, size: int, blocks: Iterable[bytes]) -> None:
         member = Member(name, MemberKind.FILE, mode=0o600, mtime_ns=self._created_ns, size=size)
-        self._stream(member, blocks, changed=False, listed=False)
+        self._stream(member, blocks, lambda: (False, None), listed=False)
 
     def _land(self, landing: Landing) -> None:
         """Take a job's result: called in order, on the writer's thread."""

@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast_server.archive.comparison import Outcome, run
-from holdfast_server.archive.manifest import ManifestEntry, pack, unpack
+from holdfast_server.archive.manifest import ManifestEntry, ProvedManifest, pack, unpack
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.reading import ArchiveReader, Budget, Limits, Report, invalid, leaves_on_windows, show
 from holdfast_server.archive.sink import LeftOut, Progress, Sink
 from holdfast_server.archive.spool import RecordSpool
 from holdfast_server.archive.tree import Tree, changed_by_others, system_errors
 
-__all__ = ["SPECIAL_BITS", "Extracted", "allowance", "dropped_bits", "extract", "ignore"]
+__all__ = ["SPECIAL_BITS", "Arrange", "Extracted", "allowance", "dropped_bits", "extract", "ignore"]
 
 _HOLE = 64 << 10
 _ZEROS = bytes(_HOLE)
@@ -30,6 +30,10 @@ _MAX_WARNINGS = 100
 SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 _REOPEN = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+#: Makes out of what was proved and lies in the tree what is wanted of it; gets the manifest if there is one.
+Arrange = Callable[[Tree, ProvedManifest | None], None]
 
 
 def ignore(path: bytes, what: str, whole: bool) -> None:
@@ -67,6 +71,7 @@ def extract(
     expect_manifest: bool = True,
     report: Report = ignore,
     max_bytes: int | None = None,
+    arrange: Arrange | None = None,
 ) -> Extracted:
     """Restore the members for which `select` holds (all without it) below the opened, empty directory `root_fd`.
 
@@ -76,14 +81,23 @@ def extract(
     selected members are made in any case, with the archive's attributes only if selected too. Set-id and sticky bits
     are dropped unless `preserve_special_bits`; owners are set only with `preserve_owner`, which needs root. `report` is
     told of what the tree lacks: of every entry as a whole or of its bits, of other attributes once for each kind.
-    `max_bytes` bounds the content of the selected files, as it is really unpacked.
+    `max_bytes` bounds the content of the selected files, as it is really unpacked. `arrange` is called once all of it
+    is proved and in place, with the manifest if there is one. Folders get their attributes after it: what it makes and
+    removes in them does not show in their times.
 
     Raises FailedPrecondition (ARCHIVE_INVALID, FOLDER_NOT_WRITABLE), DataLoss, ResourceExhausted, Unavailable, or what
     `check` raises. After any exception the folder's content is worthless.
     """
     sink = _Extractor(root_fd, select, check, preserve_owner, preserve_special_bits, report, max_bytes)
     try:
-        outcome = run(reader, sink, check=check, on_progress=on_progress, expect_manifest=expect_manifest)
+        outcome = run(
+            reader,
+            sink,
+            check=check,
+            on_progress=on_progress,
+            expect_manifest=expect_manifest,
+            keep_manifest=arrange is not None,
+        )
         if sink.take_unselected_targets():
             run(
                 reader,
@@ -92,7 +106,10 @@ def extract(
                 on_progress=lambda _bytes, _files, _path: None,
                 expect_manifest=expect_manifest,
             )
-        sink.finish(outcome)
+        sink.finish_entries(outcome)
+        if arrange is not None:
+            arrange(sink.tree, _proved_manifest(reader, outcome))
+        sink.finish_directories()
     finally:
         sink.abort()
     return Extracted(
@@ -232,8 +249,8 @@ class _Extractor(Sink):
         self._second_pass = bool(self._unselected)
         return self._second_pass
 
-    def finish(self, outcome: Outcome) -> None:
-        """Everything that waits for the manifest's word: holes, symbolic links, directories' attributes."""
+    def finish_entries(self, outcome: Outcome) -> None:
+        """What waits for the manifest's word: holes and symbolic links."""
         if self._windows is not None and outcome.header is None:
             # In an archive of our own it is an odd file of the source; elsewhere it is bait for another system.
             raise invalid("a name leads out of the folder where backslashes separate folders", self._windows)
@@ -243,6 +260,9 @@ class _Extractor(Sink):
         for record in self._links:
             self._check()
             self._symlink(unpack(record).member)
+
+    def finish_directories(self) -> None:
+        """The directories' attributes, after which nothing changes in them."""
         self.tree.finish(self._directory_attributes, self._check)
         self.lost.finish()
 
@@ -328,6 +348,14 @@ class _Extractor(Sink):
         self._report(member.path, what, False)
         if len(self.warnings) < _MAX_WARNINGS:
             self.warnings.append(f"'{show(member.path)}': {what}")
+
+
+def _proved_manifest(reader: ArchiveReader, outcome: Outcome) -> ProvedManifest | None:
+    if outcome.header is None or outcome.totals is None:
+        return None
+    kept = outcome.manifest
+    blocks = kept.blocks if kept is not None else (lambda: reader.manifest() or ())
+    return ProvedManifest(outcome.header, outcome.totals, blocks)
 
 
 def allowance(max_bytes: int | None) -> Budget:

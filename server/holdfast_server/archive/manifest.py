@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -21,14 +22,17 @@ from holdfast_server.errors import DataLoss, Reason
 from holdfast_server.records import frozen_record
 
 __all__ = [
+    "ENVELOPE_SUFFIX",
     "FORMAT_NAME",
     "FORMAT_VERSION",
     "MANIFEST_NAME",
     "SUMS_NAME",
     "UNHASHED",
+    "EntryEncryption",
     "ManifestEntry",
     "ManifestReader",
     "ManifestSpool",
+    "ProvedManifest",
     "free_name",
     "is_manifest_name",
     "is_sums_name",
@@ -42,6 +46,9 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = b"holdfast-manifest.json"
 SUMS_NAME = b"holdfast-sha256sums.txt"
 
+#: Ends the name of a file that was encrypted on its way into the archive.
+ENVELOPE_SUFFIX = b".hfcc"
+
 #: A line longer than this is refused: PATH_MAX is no limit for nested folders, but no real path comes near it.
 MAX_LINE = 8 << 20
 
@@ -52,16 +59,55 @@ _SUMS_STEM, _, _SUMS_SUFFIX = SUMS_NAME.rpartition(b".")
 
 
 @frozen_record
+class EntryEncryption:
+    """What a file was before it went into the archive as an envelope.
+
+    `key_id` names the key (hex), `size` and `sha256` (32 bytes) are those of the content inside. `path` is the file's
+    own name, None where that is the member's without its last five bytes, `.hfcc`.
+    """
+
+    key_id: str
+    size: int
+    sha256: bytes
+    path: bytes | None = None
+
+    def to_json(self) -> str:
+        path = "" if self.path is None else "," + _text_field("path", self.path)
+        key_id = encode_basestring(self.key_id)
+        return f'{{"key_id":{key_id},"size":{self.size},"sha256":"{self.sha256.hex()}"{path}}}'
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> EntryEncryption:
+        """Raises KeyError, TypeError or ValueError for what `to_json` did not make."""
+        key_id, size, sha256 = record["key_id"], record["size"], bytes.fromhex(record["sha256"])
+        if not isinstance(key_id, str) or type(size) is not int or size < 0 or len(sha256) != 32:
+            raise ValueError("its encryption is malformed")
+        named = "path" in record or "path_base64" in record
+        return cls(key_id, size, sha256, _get_bytes(record, "path") if named else None)
+
+
+@frozen_record
 class ManifestEntry:
     """One member as the manifest states it.
 
     `sha256` is the digest of a FILE's content (32 bytes), None for other kinds. `changed` says that the file changed
-    while it was read, three times in a row, so that its content may mix two states.
+    while it was read, three times in a row, so that its content may mix two states. `encryption` is set for a file that
+    was encrypted on its way into the archive, and for a hard link to one.
     """
 
     member: Member
     sha256: bytes | None = None
     changed: bool = False
+    encryption: EntryEncryption | None = None
+
+    @property
+    def source_path(self) -> bytes:
+        """The file's name in the source."""
+        if self.encryption is None:
+            return self.member.path
+        if self.encryption.path is not None:
+            return self.encryption.path
+        return self.member.path[: -len(ENVELOPE_SUFFIX)]
 
     def to_line(self) -> bytes:
         """The entry as one line of JSON, without a line end."""
@@ -82,6 +128,8 @@ class ManifestEntry:
                 parts.append('"changed":true')
         elif m.kind in (MemberKind.SYMLINK, MemberKind.HARDLINK):
             parts.append(_text_field("target", m.link_target))
+        if self.encryption is not None:
+            parts.append(f'"encryption":{self.encryption.to_json()}')
         return ("{" + ",".join(parts) + "}").encode()
 
     @classmethod
@@ -107,9 +155,12 @@ class ManifestEntry:
                 link_target=_get_bytes(record, "target") if has_target else b"",
                 sparse=bool(record.get("sparse", False)),
             )
+            encryption = EntryEncryption.from_record(record["encryption"]) if "encryption" in record else None
+            if encryption and encryption.path is None and not member.path.endswith(ENVELOPE_SUFFIX):
+                raise ValueError("an encrypted file does not say its name")
         except (KeyError, TypeError, ValueError, OverflowError, binascii.Error) as error:
             raise _broken(f"an entry is malformed: {error}") from error
-        return cls(member, sha256, bool(record.get("changed", False)))
+        return cls(member, sha256, bool(record.get("changed", False)), encryption)
 
 
 class ManifestSpool:
@@ -181,9 +232,23 @@ class ManifestReader:
         raise _broken("it ends before its totals")
 
 
-def pack(member: Member, sha256: bytes | None = None) -> bytes:
+@dataclass(frozen=True, slots=True)
+class ProvedManifest:
+    """The manifest of an archive that was read to its end and agreed with it. `blocks` gives its text, any number of
+    times."""
+
+    header: Mapping[str, Any]
+    totals: Mapping[str, Any]
+    blocks: Callable[[], Iterable[bytes]]
+
+    def entries(self) -> Iterator[ManifestEntry]:
+        """All entries, in the archive's order; may be called again."""
+        return iter(ManifestReader(self.blocks()))
+
+
+def pack(member: Member, sha256: bytes | None = None, encryption: EntryEncryption | None = None) -> bytes:
     """A member as a record without newlines."""
-    return ManifestEntry(member, sha256 or UNHASHED).to_line()
+    return ManifestEntry(member, sha256 or UNHASHED, encryption=encryption).to_line()
 
 
 def unpack(record: bytes) -> ManifestEntry:

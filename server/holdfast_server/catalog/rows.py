@@ -48,6 +48,8 @@ class TaskKind(StrEnum):
     VERIFY = "VERIFY"
     RESTORE_ARCHIVE = "RESTORE_ARCHIVE"
     EXPORT_BACKUP = "EXPORT_BACKUP"
+    EXPORT_COINS = "EXPORT_COINS"
+    IMPORT_COINS = "IMPORT_COINS"
 
 
 class TaskState(StrEnum):
@@ -59,6 +61,9 @@ class TaskState(StrEnum):
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
+
+#: `errors.Reason.EXPORT_UNPUBLISHED`, as tasks keep it.
+_UNPUBLISHED = "EXPORT_UNPUBLISHED"
 
 END_STATES = frozenset({TaskState.COMPLETED, TaskState.COMPLETED_WITH_WARNINGS, TaskState.FAILED, TaskState.CANCELLED})
 LIVE_STATES = frozenset(TaskState) - END_STATES
@@ -76,6 +81,8 @@ MOVES: Mapping[TaskState, frozenset[TaskState]] = {
         }
     ),
     TaskState.CANCELLING: frozenset({TaskState.CANCELLED}),
+    # ResumeTask alone: an export that is committed and could not be published.
+    TaskState.FAILED: frozenset({TaskState.PENDING}),
 }
 
 
@@ -175,6 +182,11 @@ class TaskRow(_Row):
     @property
     def ended(self) -> bool:
         return self.state in END_STATES
+
+    @property
+    def resumable(self) -> bool:
+        """Whether ResumeTask can take it out of its end state: an export whose coins may still be reserved."""
+        return self.state == TaskState.FAILED and (self.error or {}).get("reason") == _UNPUBLISHED
 
     def snapshot(self) -> dict[str, Any]:
         """The task as a STATE event keeps it: what callers may see, nothing of the engine's own."""

@@ -21,6 +21,8 @@ __all__ = [
     "task_sources",
     "tasks",
     "verifications",
+    "wallet_keys",
+    "wallet_unlocks",
     "workers",
 ]
 
@@ -212,6 +214,30 @@ task_secrets = sa.Table(
     metadata,
     sa.Column("task_id", sa.String(36), primary_key=True),
     sa.Column("owner", sa.String(36), primary_key=True),
+    # The wallet whose key it is; empty for the secret that came with the call.
+    sa.Column("source_id", sa.String(63), primary_key=True),
     sa.Column("sealed", sa.LargeBinary, nullable=False),
     sa.Column("expires", sa.BigInteger, nullable=False),
+)
+
+# What makes a wallet's key of its password, and tells the right one. Neither is a secret, and no key is stored.
+wallet_keys = sa.Table(
+    "wallet_keys",
+    metadata,
+    sa.Column("source_id", sa.String(63), primary_key=True),
+    sa.Column("key_id", sa.String(32), nullable=False),
+    sa.Column("salt", sa.LargeBinary, nullable=False),
+    sa.Column("memory_kib", sa.Integer, nullable=False),
+    sa.Column("passes", sa.Integer, nullable=False),
+    sa.Column("lanes", sa.Integer, nullable=False),
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+)
+
+# That a wallet is unlocked until then; the key is in the memory of the edge that unlocked it.
+wallet_unlocks = sa.Table(
+    "wallet_unlocks",
+    metadata,
+    sa.Column("source_id", sa.String(63), primary_key=True),
+    sa.Column("key_id", sa.String(32), nullable=False),
+    sa.Column("expire_time", sa.BigInteger, nullable=False),
 )

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from holdfast_server.catalog import schema
-from holdfast_server.catalog.rows import SourceRow
+from holdfast_server.catalog.rows import SourceKind, SourceRow
 
 __all__ = [
     "delete_source",
@@ -18,6 +18,7 @@ __all__ = [
     "list_sources",
     "paths_in_use",
     "update_source",
+    "wallet_ids",
     "without_path",
 ]
 
@@ -79,6 +80,12 @@ def delete_source(connection: sa.Connection, source_id: str) -> bool:
 def paths_in_use(connection: sa.Connection) -> dict[bytes, str]:
     """Path → id of every source."""
     return {row[0]: row[1] for row in connection.execute(sa.select(_s.c.path, _s.c.source_id))}
+
+
+def wallet_ids(connection: sa.Connection) -> list[str]:
+    """Ids of all wallets."""
+    query = sa.select(_s.c.source_id).where(_s.c.kind == SourceKind.WALLET).order_by(_s.c.source_id)
+    return [row[0] for row in connection.execute(query)]
 
 
 def without_path(connection: sa.Connection) -> list[str]:

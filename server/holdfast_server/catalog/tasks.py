@@ -30,6 +30,7 @@ __all__ = [
     "events_after",
     "forget_problems",
     "get_task",
+    "is_live",
     "insert_task",
     "list_problems",
     "list_tasks",
@@ -82,6 +83,12 @@ def insert_task(connection: sa.Connection, row: TaskRow) -> TaskRow:
 def get_task(connection: sa.Connection, task_id: str) -> TaskRow | None:
     found = connection.execute(_t.select().where(_t.c.task_id == task_id)).mappings().first()
     return TaskRow.of(found) if found else None
+
+
+def is_live(connection: sa.Connection, task_id: str) -> bool:
+    """Whether the catalog knows the task and it has not ended."""
+    row = get_task(connection, task_id)
+    return row is not None and not row.ended
 
 
 def list_tasks(

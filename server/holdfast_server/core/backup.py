@@ -8,29 +8,33 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from holdfast_server.archive.format import ArchiveFormat
-from holdfast_server.archive.manifest import format_mtime
+from holdfast_server.archive.manifest import EntryEncryption, format_mtime
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.archive.sealing import Recipients
 from holdfast_server.archive.writer import ArchiveWriter, MemberNotRepresentable
 from holdfast_server.core.archive_file import ArchiveShape, ProvedArchive, produce
 from holdfast_server.core.control import Control, Problem, Progress
-from holdfast_server.core.reading import SMALL_FILE, TRIES, FileReader, is_sparse, read_small
+from holdfast_server.core.plaintext_guard import PlaintextGuard
+from holdfast_server.core.reading import SMALL_FILE, TRIES, FileReader, StableContent, is_sparse, read_small
 from holdfast_server.core.selection import Selection
 from holdfast_server.core.statistics import Statistics
+from holdfast_server.core.wallet_files import LargeFile, StoredName, WalletFiles
 from holdfast_server.errors import FailedPrecondition, Reason
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.tree import EntryKind, ProblemReason, TreeEntry, TreeProblem, problem_from, walk
 from holdfast_server.wallets.classify import SNIFF_SIZE, classify
+from holdfast_server.wallets.envelope import ContentChanged, WalletKey
+from holdfast_server.wallets.exposure import PARSE_LIMIT
 
-__all__ = ["NAME_TOO_LONG", "ArchivePlan", "scan_source", "write_archive"]
+__all__ = ["NAME_TOO_LONG", "ArchivePlan", "scan_source", "wallet_unlocked", "write_archive"]
 
 #: What is missing from a backup when one of these happens; the rest are warnings only.
 _MISSING = frozenset(
@@ -68,6 +72,10 @@ class ArchivePlan:
     forbidden: frozenset[tuple[int, int]] = frozenset()
     #: Seal the archive to these; then it is written forward only, and nothing of it is on a disk in clear.
     recipients: Recipients | None = None
+    #: Unlocked wallets other than the source, by (device, inode): their coins would go in as they are.
+    unlocked: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    #: The key of an unlocked wallet: nothing that may show its coins goes in but as an envelope.
+    wallet_key: WalletKey | None = field(default=None, repr=False)
 
     @property
     def is_wallet(self) -> bool:
@@ -84,7 +92,7 @@ def scan_source(source: OpenFolder, plan: ArchivePlan, control: Control) -> Stat
             found.files += 1
             found.original_size += item.size
         elif item.kind is EntryKind.DIRECTORY:
-            _refuse_forbidden(plan, item)
+            _refuse_folder(plan, item)
             found.directories += 1
         else:
             found.symlinks += 1
@@ -104,15 +112,17 @@ def write_archive(
     """Write the source into the open, empty file, sync it and read it back.
 
     Raises Stopped when asked to, FailedPrecondition (SOURCE_UNREADABLE with `fail_on_error`, FOLDER_INSIDE_SOURCE),
-    DataLoss/CHECKSUM_MISMATCH when what was read back is not what was written, ResourceExhausted/DISK_FULL and
-    the like for the archive's own disk. The file is the caller's to remove then.
+    DataLoss (CHECKSUM_MISMATCH when what was read back is not what was written, PLAINTEXT_COIN when a coin of an
+    unlocked wallet was about to be stored in clear), ResourceExhausted/DISK_FULL and the like for the archive's own
+    disk. The file is the caller's to remove then.
     """
     shape = ArchiveShape(
         plan.format, _manifest_header(source, plan), plan.created_us, plan.recipients, is_wallet=plan.is_wallet
     )
 
     def fill(writer: ArchiveWriter) -> Statistics:
-        job = _ArchiveJob(plan, writer, control, progress, report)
+        guarded = PlaintextGuard(writer, plan.wallet_key) if plan.wallet_key else writer
+        job = _ArchiveJob(plan, guarded, control, progress, report)
         job.add_tree(source)
         return job.statistics
 
@@ -125,7 +135,7 @@ class _ArchiveJob:
     def __init__(
         self,
         plan: ArchivePlan,
-        writer: ArchiveWriter,
+        writer: ArchiveWriter | PlaintextGuard,
         control: Control,
         progress: Progress,
         report: Callable[[Problem], None],
@@ -136,8 +146,10 @@ class _ArchiveJob:
         self._progress = progress
         self._report = report
         self._selection = Selection(plan.ignore)
-        self._links: dict[tuple[int, int], bytes] = {}
-        self.statistics = Statistics()
+        self._links: dict[tuple[int, int], StoredName] = {}
+        self._files = WalletFiles(plan.wallet_key)
+        self._held = PARSE_LIMIT if plan.is_wallet else SMALL_FILE
+        self.statistics = Statistics(census=self._files.census if plan.is_wallet else None)
 
     def add_tree(self, source: OpenFolder) -> None:
         for item in walk(
@@ -157,7 +169,7 @@ class _ArchiveJob:
     def _add(self, entry: TreeEntry) -> None:
         self._progress.current_file = entry.path
         if entry.kind is EntryKind.DIRECTORY:
-            _refuse_forbidden(self._plan, entry)
+            _refuse_folder(self._plan, entry)
             self._writer.add(_member(entry.path, MemberKind.DIRECTORY, entry.stat))
             self.statistics.directories += 1
         elif entry.kind is EntryKind.SYMLINK:
@@ -175,22 +187,41 @@ class _ArchiveJob:
         if entry.nlink < 2 or not self._plan.format.has_hardlinks:
             return False
         first = self._links.get((entry.dev, entry.ino))
-        if first is None:
+        named = self._files.link_path(entry, first) if first else None
+        if first is None or named is None:
             return False
-        self._writer.add(_member(entry.path, MemberKind.HARDLINK, entry.stat, target=first))
+        path, original = named
+        encryption = replace(first.encryption, path=original) if first.encryption else None
+        self._writer.add(_member(path, MemberKind.HARDLINK, entry.stat, target=first.path), encryption=encryption)
         self.statistics.hardlinks += 1
+        self._files.count_link(entry.path, first)
         self._progress.advance(entry.size, 1)
         return True
 
     def _add_file(self, entry: TreeEntry) -> None:
-        if entry.size <= SMALL_FILE:
-            content = read_small(entry, self._control.wait)
+        if entry.size <= self._held:
+            content = read_small(entry, self._control.wait, self._held)
             if content is not None:
-                member = _member(entry.path, MemberKind.FILE, content.stat, size=len(content.data))
-                self._writer.add(member, content.data, changed=content.changed)
-                self._added(entry, member, content.data[:SNIFF_SIZE], content.changed, content.stat)
+                self._add_held_file(entry, content)
                 return
         self._add_large_file(entry)
+
+    def _add_held_file(self, entry: TreeEntry, content: StableContent) -> None:
+        data, encryption, stored = content.data, None, None
+        path = entry.path
+        if self._plan.is_wallet:
+            stored = self._files.store(entry, content.data)
+            path, data, encryption = stored.path, stored.content, stored.encryption
+        member = _member(path, MemberKind.FILE, content.stat, size=len(data), encrypted=encryption is not None)
+        self._writer.add(member, data, changed=content.changed, encryption=encryption)
+        self._progress.count(len(content.data), 1)
+        self._added(entry, member, content.data[:SNIFF_SIZE], encryption, content.changed)
+        if stored:
+            self._files.count(entry.path, stored.coins)
+        if content.stat.st_nlink > 1 and not content.changed:
+            self._links[content.stat.st_dev, content.stat.st_ino] = (
+                StoredName.of(stored) if stored else StoredName(path)
+            )
 
     def _add_large_file(self, entry: TreeEntry) -> None:
         if not self._writer.can_rollback:
@@ -200,21 +231,24 @@ class _ArchiveJob:
         for attempt in range(1, TRIES + 1):
             counted = self._progress.original_size
             with FileReader(entry) as reader:
-                member = _member(entry.path, MemberKind.FILE, reader.before, size=reader.before.st_size)
-                first = os.pread(reader.fd, SNIFF_SIZE, 0)
                 last_try = attempt == TRIES
                 try:
-                    read = self._writer.add_stream(
+                    large = self._files.store_large(entry, reader, None if last_try else self._control.check)
+                    member = _large_member(large, reader)
+                    self._writer.add_stream(
                         member,
-                        self._counted_blocks(reader),
+                        large.blocks(self._counted_blocks(reader)),
                         changed=(lambda source=reader: source.changed) if last_try else False,  # type: ignore[misc]
+                        encryption=large.encryption,
                     )
-                    changed = read != member.size or reader.changed
+                    changed = large.read != large.plain_size or reader.changed
+                except ContentChanged:
+                    changed = True
                 except OSError:
                     self._writer.rollback(mark)
                     raise
                 if not changed or last_try:
-                    self._added(entry, member, first, changed, reader.before, counted=True)
+                    self._added_large(entry, member, large, reader, changed=changed)
                     return
             self._writer.rollback(mark)
             self._progress.original_size = counted
@@ -224,45 +258,55 @@ class _ArchiveJob:
         """Into an archive that takes nothing back: what could not be read becomes zeros, and the entry says so."""
         failure: list[OSError] = []
 
-        def blocks() -> Any:
+        def blocks() -> Iterator[bytes]:
             try:
                 yield from self._counted_blocks(reader)
             except OSError as error:
                 failure.append(error)
 
         with FileReader(entry) as reader:
-            member = _member(entry.path, MemberKind.FILE, reader.before, size=reader.before.st_size)
-            first = os.pread(reader.fd, SNIFF_SIZE, 0)
-            read = self._writer.add_stream(member, blocks(), changed=lambda: bool(failure) or reader.changed)
-            changed = not failure and (read != member.size or reader.changed)
-            self._added(entry, member, first, changed, reader.before, counted=True)
+            large = self._files.store_large(entry, reader, None)
+            member = _large_member(large, reader)
+            self._writer.add_stream(
+                member,
+                large.blocks(blocks()),
+                changed=lambda: bool(failure) or reader.changed,
+                encryption=large.encryption,
+            )
+            changed = not failure and (large.read != large.plain_size or reader.changed)
+            self._added_large(entry, member, large, reader, changed=changed)
         if failure:
-            problem = problem_from(entry.path, failure[0], f"cannot be read past {read} bytes; the rest is zeros")
+            problem = problem_from(entry.path, failure[0], f"cannot be read past {large.read} bytes; the rest is zeros")
             self._problem(problem.path, problem.reason, problem.message)
 
-    def _counted_blocks(self, reader: FileReader) -> Any:
+    def _counted_blocks(self, reader: FileReader) -> Iterator[bytes]:
         for block in reader.blocks():
             self._control.check()
             self._progress.count(len(block))  # before the yield: the writer asks for no block past the last
             yield block
 
-    def _added(
-        self,
-        entry: TreeEntry,
-        member: Member,
-        first: bytes,
-        changed: bool,
-        status: os.stat_result,
-        counted: bool = False,
+    def _added_large(
+        self, entry: TreeEntry, member: Member, large: LargeFile, reader: FileReader, *, changed: bool
     ) -> None:
+        self._progress.count(0, 1)
+        first = os.pread(reader.fd, SNIFF_SIZE, 0) if self._plan.is_wallet else b""
+        encryption = large.encryption()
+        self._added(entry, member, first, encryption, changed)
+        if reader.before.st_nlink > 1 and not changed:
+            self._links[reader.before.st_dev, reader.before.st_ino] = StoredName(large.path, encryption)
+
+    def _added(
+        self, entry: TreeEntry, member: Member, first: bytes, encryption: EntryEncryption | None, changed: bool
+    ) -> None:
+        """Count a file that is in the archive; `first` are its first bytes in the source."""
         found = self.statistics
         found.files += 1
         found.original_size += member.size
-        self._progress.count(0 if counted else member.size, 1)
-        if status.st_nlink > 1 and not changed:
-            self._links[(status.st_dev, status.st_ino)] = entry.path
+        if encryption is not None:
+            found.key_ids.add(encryption.key_id)
         if self._plan.is_wallet:
-            found.wallet.add(classify(entry.path, member.size, first))
+            size = encryption.size if encryption else member.size
+            found.wallet.add(classify(entry.path, size, first), reencrypted=encryption is not None)
         if changed:
             times = f"{TRIES} times" if self._writer.can_rollback else "into an archive that takes nothing back"
             text = f"{escape(entry.path)} changed while it was read, {times}; it may mix two states"
@@ -294,16 +338,42 @@ def _count_problem(found: Statistics, reason: ProblemReason) -> None:
         found.wallet.skip()
 
 
-def _refuse_forbidden(plan: ArchivePlan, entry: TreeEntry) -> None:
-    if (entry.dev, entry.ino) in plan.forbidden:
+def _refuse_folder(plan: ArchivePlan, entry: TreeEntry) -> None:
+    identity = (entry.dev, entry.ino)
+    if identity in plan.forbidden:
         raise FailedPrecondition(
             Reason.FOLDER_INSIDE_SOURCE,
             f"the archive's folder lies inside source {plan.source_id}, at {escape(entry.path)}",
             metadata={"source_id": plan.source_id, "path": escape(entry.path)},
         )
+    if identity in plan.unlocked:
+        raise wallet_unlocked(plan.source_id, plan.unlocked[identity], escape(entry.path))
 
 
-def _member(path: bytes, kind: MemberKind, status: os.stat_result, *, size: int = 0, target: bytes = b"") -> Member:
+def wallet_unlocked(source_id: str, wallet_id: str, path: str) -> FailedPrecondition:
+    """The source holds another wallet, or lies in it, whose coins are to be stored encrypted only."""
+    return FailedPrecondition(
+        Reason.WALLET_UNLOCKED,
+        f"source {source_id} holds coins of wallet {wallet_id}, at {path}, which is unlocked: here they would be "
+        "stored in clear",
+        metadata={"source_id": source_id, "wallet_id": wallet_id, "path": path},
+    )
+
+
+def _large_member(large: LargeFile, reader: FileReader) -> Member:
+    encrypted = large.size != large.plain_size
+    return _member(large.path, MemberKind.FILE, reader.before, size=large.size, encrypted=encrypted)
+
+
+def _member(
+    path: bytes,
+    kind: MemberKind,
+    status: os.stat_result,
+    *,
+    size: int = 0,
+    target: bytes = b"",
+    encrypted: bool = False,
+) -> Member:
     return Member(
         path=path,
         kind=kind,
@@ -313,7 +383,7 @@ def _member(path: bytes, kind: MemberKind, status: os.stat_result, *, size: int 
         gid=status.st_gid,
         size=size,
         link_target=target,
-        sparse=kind is MemberKind.FILE and is_sparse(status),
+        sparse=kind is MemberKind.FILE and not encrypted and is_sparse(status),
     )
 
 

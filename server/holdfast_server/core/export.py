@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from holdfast_server.archive.contents import open_contents
 from holdfast_server.archive.format import ArchiveFormat
-from holdfast_server.archive.manifest import pack, unpack
+from holdfast_server.archive.manifest import EntryEncryption, ManifestEntry, pack, unpack
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.archive.reader import Limits, open_reader
@@ -117,6 +117,8 @@ class BackupExport:
         def fill(writer: ArchiveWriter) -> Statistics:
             job = _ExportJob(writer, self._missing(Statistics()), wallet, self._progress, report)
             self._fill(job)
+            if wallet and self._paths is None and not job.left_out:
+                job.statistics.census = Statistics.of_manifest_totals(self._contents.totals).census
             return job.statistics
 
         return produce(shape, fill, partial_fd, pool, self._control, self._progress)
@@ -125,24 +127,25 @@ class BackupExport:
         links = RecordSpool()
         for entry, blocks in self._contents.read(self._wants):
             if entry.member.kind is MemberKind.FILE:
-                job.add_file(entry.member, blocks, changed=entry.changed)
+                job.add_file(entry.member, blocks, changed=entry.changed, encryption=entry.encryption)
             elif entry.member.kind is MemberKind.HARDLINK and self._becomes_file(entry.member):
-                links.add(pack(entry.member))
+                links.add(pack(entry.member, encryption=entry.encryption))
             else:
-                job.add(entry.member)
+                job.add(entry.member, entry.encryption)
         parts = -(-len(links) // _LINKS_A_PASS)
         for part in range(parts):
-            waiting: dict[bytes, list[Member]] = {}
+            waiting: dict[bytes, list[ManifestEntry]] = {}
             for record in links:
                 self._control.check()
-                link = unpack(record).member
+                link = unpack(record)
                 # By what they name, so that all names of one file are done together; the same in every process.
-                if zlib.crc32(link.link_target) % parts == part:
-                    waiting.setdefault(link.link_target, []).append(link)
+                target = link.member.link_target
+                if zlib.crc32(target) % parts == part:
+                    waiting.setdefault(target, []).append(link)
             while waiting:
                 self._fetch(job, waiting)
 
-    def _fetch(self, job: _ExportJob, waiting: dict[bytes, list[Member]]) -> None:
+    def _fetch(self, job: _ExportJob, waiting: dict[bytes, list[ManifestEntry]]) -> None:
         """One pass for the content of hard links that become files; what needs another one is left in `waiting`."""
         left = set(waiting)
         for entry, blocks in self._contents.read(lambda member: member.path in left):
@@ -150,17 +153,17 @@ class BackupExport:
             left.discard(file.path)
             first, *others = waiting.pop(file.path)
             if self._plan.format.has_hardlinks:
-                job.add_file(_as_file(first, file), blocks, changed=entry.changed)
+                job.add_link(first, file, blocks, changed=entry.changed)
                 for link in others:
-                    job.add(replace(link, link_target=first.path))
+                    job.add(replace(link.member, link_target=first.member.path), link.encryption)
             elif file.size > _KEPT:
-                job.add_file(_as_file(first, file), blocks, changed=entry.changed)
+                job.add_link(first, file, blocks, changed=entry.changed)
                 if others:
                     waiting[file.path] = others
             else:
                 content = list(blocks)
                 for link in (first, *others):
-                    job.add_file(_as_file(link, file), iter(content), changed=entry.changed)
+                    job.add_link(link, file, iter(content), changed=entry.changed)
             if not left:
                 return
         raise damage("a hard link points to no file", min(left))
@@ -275,30 +278,47 @@ class _ExportJob:
         self._progress = progress
         self._report = report
         self.statistics = statistics
+        self.left_out = 0
 
-    def add(self, member: Member) -> None:
+    def add(self, member: Member, encryption: EntryEncryption | None) -> None:
         """Add what has no content."""
         self._progress.current_file = member.path
-        if self._fits(member, lambda: self._writer.add(member)):
-            self.statistics.count(member)
+        if self._fits(member, lambda: self._writer.add(member, encryption=encryption)):
+            self._count(member, encryption)
 
-    def add_file(self, member: Member, blocks: Iterator[bytes], *, changed: bool) -> None:
+    def add_link(self, link: ManifestEntry, file: Member, blocks: Iterator[bytes], *, changed: bool) -> None:
+        """Add a hard link as a file of its own, with the content of the one that it names."""
+        self.add_file(_as_file(link.member, file), blocks, changed=changed, encryption=link.encryption)
+
+    def add_file(
+        self, member: Member, blocks: Iterator[bytes], *, changed: bool, encryption: EntryEncryption | None
+    ) -> None:
         self._progress.current_file = member.path
         begun = list(_first(blocks))
         whole = chain(begun, blocks)
         if member.size <= SMALL_FILE:
             # To its end before it goes in: a content that is not what the manifest says ends the export here.
             content = b"".join(whole)
-            fits = self._fits(member, lambda: self._writer.add(member, content, changed=changed))
+            fits = self._fits(member, lambda: self._writer.add(member, content, changed=changed, encryption=encryption))
             self._progress.count(member.size, 1)
         else:
             counted = self._counted(whole)
-            fits = self._fits(member, lambda: self._writer.add_stream(member, counted, changed=changed))
+            fits = self._fits(
+                member,
+                lambda: self._writer.add_stream(member, counted, changed=changed, encryption=lambda: encryption),
+            )
             self._progress.count(0, 1)
         if fits:
-            self.statistics.count(member)
+            self._count(member, encryption)
             if self._is_wallet:
-                self.statistics.wallet.add(classify(member.path, member.size, b"".join(begun)[:SNIFF_SIZE]))
+                path = ManifestEntry(member, encryption=encryption).source_path
+                seen = classify(path, member.size, b"".join(begun)[:SNIFF_SIZE])
+                self.statistics.wallet.add(seen, reencrypted=encryption is not None)
+
+    def _count(self, member: Member, encryption: EntryEncryption | None) -> None:
+        self.statistics.count(member)
+        if encryption is not None:
+            self.statistics.key_ids.add(encryption.key_id)
 
     def _counted(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         for block in blocks:
@@ -310,6 +330,7 @@ class _ExportJob:
         try:
             add()
         except MemberNotRepresentable as error:
+            self.left_out += 1
             found = self.statistics
             found.complete = False
             found.files_skipped += 1

@@ -12,12 +12,14 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from holdfast_server.archive.extract import Extracted, extract
 from holdfast_server.archive.manifest import format_mtime, parse_mtime
 from holdfast_server.archive.reading import ArchiveReader, Report
 from holdfast_server.archive.sink import Progress as OnProgress
+from holdfast_server.core.coin_restore import CoinRestore
 from holdfast_server.core.control import Control, Progress
 from holdfast_server.core.selection import PathSelection
 from holdfast_server.errors import FailedPrecondition, Reason, ResourceExhausted
@@ -45,7 +47,9 @@ class Restored:
     """What lies in staging, proved and synced.
 
     `root` are the attributes that the target gets, as a manifest writes them; empty if the archive tells none.
-    `has_manifest`: every file was compared with one.
+    `has_manifest`: every file was compared with one. `decrypted` coin files were made of envelopes; `encrypted` are
+    those that the whole backup encrypted and that were left as they are, 0 where that is not known. `coins` sums up a
+    new wallet's coins.
     """
 
     files: int
@@ -56,6 +60,10 @@ class Restored:
     warning_count: int
     has_manifest: bool
     root: dict[str, Any]
+    decrypted: int = 0
+    encrypted: int = 0
+    coins: dict[str, Any] | None = None
+    coin_warnings: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,8 @@ class Unpacking:
     """An opened archive, and the rules by which it is unpacked.
 
     `needed` are the bytes that it will write, as far as that is known beforehand. `reserve` bytes of the target's
-    filesystem are left free at any time. `max_bytes` bounds the files' content, as it is really unpacked.
+    filesystem are left free at any time. `max_bytes` bounds the files' content, as it is really unpacked. `coins`: what
+    is done with coins beyond unpacking them; None: nothing.
     """
 
     reader: ArchiveReader
@@ -74,6 +83,7 @@ class Unpacking:
     reserve: int = 0
     max_bytes: int | None = None
     expect_manifest: bool = True
+    coins: CoinRestore | None = None
 
 
 def staging_name(task_id: str, attempt: int) -> bytes:
@@ -87,8 +97,8 @@ def extract_to_staging(
     """Extract the archive into a new staging folder below the target and prove all of it.
 
     Raises ResourceExhausted/DISK_FULL before anything is written when the content cannot fit,
-    NotFound/ENTRY_NOT_FOUND for a path that the archive does not hold, and what `archive.extract` raises. The caller
-    removes staging then.
+    NotFound/ENTRY_NOT_FOUND for a path that the archive does not hold, and what `archive.extract` and `CoinRestore`
+    raise. The caller removes staging then.
     """
     room = _Room(root_fd, unpacking.reserve)
     room.require(unpacking.needed or 0)
@@ -99,6 +109,7 @@ def extract_to_staging(
         room.look()
         unpacking.on_progress(size, files, path)
 
+    coins = unpacking.coins
     try:
         progress.begin("extracting")
         found = extract(
@@ -111,12 +122,17 @@ def extract_to_staging(
             expect_manifest=unpacking.expect_manifest,
             report=unpacking.report,
             max_bytes=unpacking.max_bytes,
+            arrange=None
+            if coins is None
+            else partial(coins.arrange, root_fd=staging_fd, select=unpacking.select, require=room.require),
         )
         if unpacking.select is not None:
             unpacking.select.require_met()
+        if coins is not None:
+            coins.settle(staging_fd)
         progress.begin("syncing")
         sync_filesystem(staging_fd)
-        return _restored(found, unpacking.reader)
+        return _restored(found, unpacking)
     finally:
         os.close(staging_fd)
 
@@ -201,17 +217,30 @@ class _Room:
             )
 
 
-def _restored(found: Extracted, reader: ArchiveReader) -> Restored:
+def _restored(found: Extracted, unpacking: Unpacking) -> Restored:
+    coins = unpacking.coins
+    removed_files, removed_directories = coins.removed if coins is not None else (0, 0)
     return Restored(
-        files=found.files,
-        directories=found.directories,
+        files=found.files - removed_files,
+        directories=found.directories - removed_directories,
         symlinks=found.symlinks,
         hardlinks=found.hardlinks,
-        bytes=found.bytes,
+        bytes=found.bytes + (coins.growth if coins is not None else 0),
         warning_count=found.warning_count,
         has_manifest=found.manifest_header is not None,
-        root=_root_attributes(found, reader),
+        root=_root_attributes(found, unpacking.reader),
+        decrypted=coins.opened if coins is not None else 0,
+        encrypted=_encrypted_files(found) if coins is None else 0,
+        coins=coins.coins if coins is not None else None,
+        coin_warnings=coins.warnings if coins is not None else 0,
     )
+
+
+def _encrypted_files(found: Extracted) -> int:
+    """How many files the backup encrypted, by the manifest's totals."""
+    wallet = (found.manifest_totals or {}).get("wallet")
+    count = wallet.get("files_reencrypted") if isinstance(wallet, dict) else 0
+    return count if type(count) is int and count > 0 else 0
 
 
 def _root_attributes(found: Extracted, reader: ArchiveReader) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from holdfast.v1 import backup_pb2, export_pb2, restore_pb2, source_pb2, task_pb2
+from holdfast.v1 import backup_pb2, export_pb2, restore_pb2, source_pb2, task_pb2, wallet_pb2
 from holdfast_server.catalog.rows import (
     BackupRow,
     LogRow,
@@ -121,13 +121,38 @@ def _put_result(message: task_pb2.Task, kind: str, result: Mapping[str, Any]) ->
         message.verify_result.CopyFrom(task_pb2.VerifyResult(**{**result, "level": level}))
     elif kind == "RESTORE":
         plan = restore_pb2.RestorePlan(**result["plan"])
-        message.restore_result.CopyFrom(task_pb2.RestoreResult(**{**result, "plan": plan}))
+        values = {**result, "plan": plan, "restored_coins": _coin_summary(result.get("restored_coins"))}
+        message.restore_result.CopyFrom(task_pb2.RestoreResult(**values))
     elif kind == "RESTORE_ARCHIVE":
         archive_format = f"ARCHIVE_FORMAT_{result['format']}"
-        message.restore_archive_result.CopyFrom(task_pb2.RestoreArchiveResult(**{**result, "format": archive_format}))
+        values = {**result, "format": archive_format, "restored_coins": _coin_summary(result.get("restored_coins"))}
+        message.restore_archive_result.CopyFrom(task_pb2.RestoreArchiveResult(**values))
     elif kind == "EXPORT_BACKUP":
         file = export_pb2.ExportedFile(**result["file"]) if "file" in result else None
         message.export_backup_result.CopyFrom(task_pb2.ExportBackupResult(**{**result, "file": file}))
+    elif kind == "EXPORT_COINS":
+        message.export_coins_result.CopyFrom(_export_coins_result(result))
+    elif kind == "IMPORT_COINS":
+        totals = {name: wallet_pb2.CoinTotal(**result[name]) for name in ("imported", "duplicates")}
+        message.import_coins_result.CopyFrom(task_pb2.ImportCoinsResult(**{**result, **totals}))
+
+
+def _export_coins_result(result: Mapping[str, Any]) -> task_pb2.ExportCoinsResult:
+    files = [
+        export_pb2.ExportedFile(**{**file, "generation": f"COIN_GENERATION_{file['generation']}"})
+        for file in result["files"]
+    ]
+    denominations = [wallet_pb2.DenominationTotal(**one) for one in result["denominations"]]
+    return task_pb2.ExportCoinsResult(**{**result, "files": files, "denominations": denominations})
+
+
+def _coin_summary(record: Mapping[str, Any] | None) -> wallet_pb2.CoinSummary | None:
+    if record is None:
+        return None
+    coins = [
+        wallet_pb2.Coin(**{**one, "generation": f"COIN_GENERATION_{one['generation']}"}) for one in record["coins"]
+    ]
+    return wallet_pb2.CoinSummary(total=wallet_pb2.CoinTotal(**record["total"]), coins=coins)
 
 
 def _source_outcome(record: Mapping[str, Any]) -> task_pb2.SourceOutcome:

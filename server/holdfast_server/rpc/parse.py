@@ -6,9 +6,10 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -16,14 +17,17 @@ from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.errors import HoldfastError, Reason, Unimplemented, invalid_field
 from holdfast_server.storage.names import unescape
 from holdfast_server.tasks.credentials import Credentials
+from holdfast_server.wallets.wallet_key import MAX_PASSWORD
 
 __all__ = [
     "LARGEST",
     "enum_name",
     "not_available",
     "parse_credentials",
+    "parse_password",
     "parse_path",
     "parse_relative",
+    "parse_seconds",
     "parse_time",
     "parse_uuid",
     "refuse_unbuilt",
@@ -34,8 +38,8 @@ __all__ = [
 LARGEST = 2**63 - 1
 #: Longest secret in characters: key files fit, and nobody fills the catalog with sealed rows.
 _SECRET_LENGTH = 65_536
-#: Kinds of secrets that open something in this version.
-_USABLE_SECRETS = frozenset({"age_identity"})
+#: Kinds of secrets that open something in this version; each call says which of them it can use.
+_USABLE_SECRETS = frozenset({"age_identity", "wallet_password"})
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 
 
@@ -95,10 +99,12 @@ def request_key(request: Any, method: str, principal: str, defaults: Mapping[str
     return RequestKey(principal, method, request_id, hashlib.sha256(canonical.encode()).hexdigest())
 
 
-def parse_credentials(request: Any) -> Credentials | None:
-    """The request's secret; None when it carries none. Errors name the kind and never show the secret.
+def parse_credentials(request: Any, accepted: Collection[str] = ("age_identity",)) -> Credentials | None:
+    """The request's secret, of one of the `accepted` kinds; None when it carries none. Errors name the kind and never
+    show the secret.
 
-    Raises InvalidArgument/INVALID_FIELD, and Unimplemented/NOT_AVAILABLE for a kind that opens nothing in this version.
+    Raises InvalidArgument/INVALID_FIELD, also for a kind that the call has no use for, and Unimplemented/NOT_AVAILABLE
+    for one that opens nothing in this version.
     """
     if not request.HasField("credentials"):
         return None
@@ -108,12 +114,31 @@ def parse_credentials(request: Any) -> Credentials | None:
     field = f"credentials.{kind}"
     if kind not in _USABLE_SECRETS:
         raise not_available(field, f"{field} is not available in this version")
+    if kind not in accepted:
+        raise invalid_field(field, f"opens nothing that this call reads; it takes {' or '.join(sorted(accepted))}")
     secret = getattr(request.credentials, kind)
     if not secret:
         raise invalid_field(field, "must not be empty")
-    if len(secret) > _SECRET_LENGTH:
+    if kind == "wallet_password":
+        parse_password(secret, field)
+    elif len(secret) > _SECRET_LENGTH:
         raise invalid_field(field, f"must have at most {_SECRET_LENGTH} characters")
     return Credentials(**{kind: secret})
+
+
+def parse_password(password: str, field: str) -> str:
+    """A wallet's password, 1 to 1,024 bytes. The error does not show it."""
+    if not 1 <= len(password.encode()) <= MAX_PASSWORD:
+        raise invalid_field(field, f"must have 1 to {MAX_PASSWORD:,} bytes")
+    return password
+
+
+def parse_seconds(duration: Duration, field: str, least: int, most: int) -> float:
+    """Seconds of a span, from `least` to `most`."""
+    seconds = duration.seconds + duration.nanos / 1e9
+    if not least <= seconds <= most:
+        raise invalid_field(field, f"must be {least:,} s to {most:,} s")
+    return float(seconds)
 
 
 def parse_uuid(text: str, field: str) -> str:

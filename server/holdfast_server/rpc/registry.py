@@ -21,6 +21,7 @@ from holdfast.v1 import (
     task_service_pb2,
     task_service_pb2_grpc,
     wallet_service_pb2,
+    wallet_service_pb2_grpc,
 )
 from holdfast_server.rpc.backup_service import BackupServicer
 from holdfast_server.rpc.export_service import ExportServicer
@@ -28,6 +29,7 @@ from holdfast_server.rpc.restore_service import RestoreServicer
 from holdfast_server.rpc.services import Services
 from holdfast_server.rpc.source_service import SourceServicer
 from holdfast_server.rpc.task_service import TaskServicer
+from holdfast_server.rpc.wallet_service import WalletServicer
 
 __all__ = ["NOT_BUILT_FILES", "Services", "register_services"]
 
@@ -55,6 +57,7 @@ def register_services(server: grpc.Server, services: Services) -> list[str]:
         "Backup": (backup_service_pb2_grpc.add_BackupServiceServicer_to_server, BackupServicer(services)),
         "Export": (export_service_pb2_grpc.add_ExportServiceServicer_to_server, ExportServicer(services)),
         "Restore": (restore_service_pb2_grpc.add_RestoreServiceServicer_to_server, RestoreServicer(services)),
+        "Wallet": (wallet_service_pb2_grpc.add_WalletServiceServicer_to_server, WalletServicer(services)),
         "Task": (task_service_pb2_grpc.add_TaskServiceServicer_to_server, TaskServicer(services)),
     }
     for add, servicer in served.values():

@@ -24,10 +24,14 @@ from holdfast_server.rpc.parse import (
 )
 from holdfast_server.rpc.services import Services
 from holdfast_server.rpc.watching import stream_task
+from holdfast_server.tasks.new_wallet import NewWallet
 from holdfast_server.tasks.restore import RestoreOrder
 from holdfast_server.tasks.restore_archive import ArchiveLimits, RestoreArchiveOrder
 
 __all__ = ["RestoreServicer"]
+
+#: What a restore can use: one opens an archive, the other the coins in it.
+_SECRETS = ("age_identity", "wallet_password")
 
 
 class RestoreServicer(restore_service_pb2_grpc.RestoreServiceServicer):
@@ -47,36 +51,42 @@ class RestoreServicer(restore_service_pb2_grpc.RestoreServiceServicer):
 
     def RestoreArchive(self, request: pb.RestoreArchiveRequest, context: grpc.ServicerContext) -> task_pb2.Task:
         del context
-        refuse_unbuilt(request, "new_wallet")
-        if request.WhichOneof("target") is None:
-            raise invalid_field("new_folder", "must be set: where do the files go?")
         principal = current_principal().name
         order = RestoreArchiveOrder(
             archive_path=parse_path(request.archive_path, "archive_path"),
-            folder=parse_path(request.new_folder.folder, "new_folder.folder"),
-            create_parents=request.new_folder.create_parents,
-            paths=tuple(parse_relative(path, f"paths[{index}]") for index, path in enumerate(request.paths)),
             limits=_limits(request.limits),
-            dry_run=request.dry_run,
-            credentials=parse_credentials(request),
+            credentials=parse_credentials(request, _SECRETS),
+            **_target_and_more(request),
         )
         key = request_key(request, "RestoreArchive", principal, {"limits": asdict(order.limits)})
         return task_message(self._services.archive_restores.create(order, principal, key))
 
     def _create(self, request: Any) -> TaskRow:
-        refuse_unbuilt(request, "in_place", "new_wallet", "overwrite", "delete_extra", "exchange_root")
-        if request.WhichOneof("target") is None:
-            raise invalid_field("new_folder", "must be set: where do the files go?")
+        refuse_unbuilt(request, "in_place", "overwrite", "delete_extra", "exchange_root")
         policy = enum_name(restore_pb2.Overwrite, request.overwrite, "overwrite", default="IF_CHANGED")
-        order = RestoreOrder(
-            backup_id=request.backup_id,
-            folder=parse_path(request.new_folder.folder, "new_folder.folder"),
-            create_parents=request.new_folder.create_parents,
-            paths=tuple(parse_relative(path, f"paths[{index}]") for index, path in enumerate(request.paths)),
-            dry_run=request.dry_run,
-        )
+        order = RestoreOrder(backup_id=request.backup_id, **_target_and_more(request))
         key = request_key(request, "RestoreBackup", current_principal().name, {"overwrite": policy})
-        return self._services.restores.create(order, current_principal().name, key, parse_credentials(request))
+        credentials = parse_credentials(request, _SECRETS)
+        return self._services.restores.create(order, current_principal().name, key, credentials)
+
+
+def _target_and_more(request: Any) -> dict[str, Any]:
+    """What both orders share: where the files go, which of them, and what is done with coins."""
+    name = request.WhichOneof("target")
+    if name is None:
+        raise invalid_field("new_folder", "must be set: where do the files go?")
+    target = getattr(request, name)
+    wallet = None
+    if name == "new_wallet":
+        wallet = NewWallet(target.display_name, target.source_id if target.HasField("source_id") else None)
+    return {
+        "folder": parse_path(target.folder, f"{name}.folder"),
+        "create_parents": target.create_parents,
+        "paths": tuple(parse_relative(path, f"paths[{index}]") for index, path in enumerate(request.paths)),
+        "dry_run": request.dry_run,
+        "wallet": wallet,
+        "decrypt": request.decrypt_coins if request.HasField("decrypt_coins") else None,
+    }
 
 
 def _limits(message: restore_pb2.ArchiveLimits) -> ArchiveLimits:

@@ -9,10 +9,14 @@ from holdfast_server.tasks.backup_life import BackupLife
 from holdfast_server.tasks.backup_orders import BackupOrders
 from holdfast_server.tasks.engine import TaskEngine
 from holdfast_server.tasks.export import ExportOrders
+from holdfast_server.tasks.export_coins_orders import ExportCoinsOrders
+from holdfast_server.tasks.import_coins import ImportOrders
 from holdfast_server.tasks.restore import RestoreOrders
 from holdfast_server.tasks.restore_archive import RestoreArchiveOrders
 from holdfast_server.tasks.sources import SourceRegistry
 from holdfast_server.tasks.verify import VerifyOrders
+from holdfast_server.tasks.wallet_keys import WalletKeys
+from holdfast_server.tasks.wallet_queries import WalletQueries
 from holdfast_server.tasks.watch import EventPump
 
 __all__ = ["Services"]
@@ -32,3 +36,7 @@ class Services:
     restores: RestoreOrders
     archive_restores: RestoreArchiveOrders
     exports: ExportOrders
+    coin_exports: ExportCoinsOrders
+    keys: WalletKeys
+    imports: ImportOrders
+    wallets: WalletQueries

@@ -94,7 +94,9 @@ class SourceServicer(source_service_pb2_grpc.SourceServiceServicer):
         self, request: pb.UnregisterSourceRequest, context: grpc.ServicerContext
     ) -> pb.UnregisterSourceResponse:
         del context
-        return pb.UnregisterSourceResponse(backups_kept=self._services.sources.unregister(request.source_id))
+        reserved = self._services.wallets.reserved_coins(request.source_id)
+        kept = self._services.sources.unregister(request.source_id)
+        return pb.UnregisterSourceResponse(backups_kept=kept, reserved_coins_kept=reserved)
 
     def _messages(self, rows: Iterable[SourceRow]) -> list[source_pb2.Source]:
         rows = list(rows)

@@ -1,4 +1,4 @@
-"""TaskService: seeing, watching and cancelling tasks."""
+"""TaskService: seeing, watching, cancelling and resuming tasks."""
 
 from __future__ import annotations
 
@@ -80,6 +80,10 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def CancelTask(self, request: pb.CancelTaskRequest, context: grpc.ServicerContext) -> task_pb2.Task:
         del context
         return self._shown(self._services.engine.cancel(request.task_id))
+
+    def ResumeTask(self, request: pb.ResumeTaskRequest, context: grpc.ServicerContext) -> task_pb2.Task:
+        del context
+        return self._shown(self._services.coin_exports.resume(request.task_id))
 
     def StreamTaskLog(
         self, request: pb.StreamTaskLogRequest, context: grpc.ServicerContext

@@ -10,7 +10,7 @@ import base64
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,9 +29,10 @@ from holdfast_server.catalog.rows import (
 )
 from holdfast_server.clock import Clock
 from holdfast_server.core.archive_file import ARCHIVE_WORK, ProvedArchive
-from holdfast_server.core.backup import ArchivePlan, scan_source, write_archive
+from holdfast_server.core.backup import ArchivePlan, scan_source, wallet_unlocked, write_archive
 from holdfast_server.core.publish import archive_base_name
 from holdfast_server.core.statistics import Statistics
+from holdfast_server.core.wallet_folder import WalletFolder
 from holdfast_server.errors import (
     Cancelled,
     FailedPrecondition,
@@ -39,7 +40,7 @@ from holdfast_server.errors import (
     Reason,
     Stopped,
 )
-from holdfast_server.storage.folder import OpenFolder
+from holdfast_server.storage.folder import OpenFolder, lies_within, open_folder
 from holdfast_server.storage.local import translate_os_error
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
@@ -47,6 +48,7 @@ from holdfast_server.tasks.backup_orders import RECIPIENTS_FIELD
 from holdfast_server.tasks.publishing import Announced, open_destination, partial_archive, settle, take_back
 from holdfast_server.tasks.run import Outcome, TaskRun, error_record
 from holdfast_server.tasks.sources import open_source
+from holdfast_server.tasks.wallet_keys import required_key, unlocked_others
 from holdfast_server.wallets.classify import WalletCounters
 
 __all__ = ["BackupHandler"]
@@ -169,7 +171,7 @@ class BackupHandler:
             row = rows[entry["backup_id"]]
             if row.state == BackupState.COMPLETED:
                 run.log(f"{entry['source_id']}: done by an earlier attempt, {escape(row.storage_path)}")
-                found = _statistics_of(row.statistics)
+                found = Statistics.from_record(row.statistics)
                 outcomes.append(_Outcome(entry, found, row.storage_path, row.size or 0))
                 run.progress.count(found.original_size, found.files)
             elif row.state == BackupState.FAILED:
@@ -186,7 +188,7 @@ class BackupHandler:
         for entry in pending:
             try:
                 with self._source(entry) as source:
-                    found = scan_source(source, self._plan(entry, request), run.control)
+                    found = scan_source(source, self._plan(entry, request, source), run.control)
             except (HoldfastError, OSError) as error:
                 outcomes.append(self._failed(run, entry, error))
                 continue
@@ -207,8 +209,12 @@ class BackupHandler:
         with ExitStack() as stack:
             source = stack.enter_context(self._source(entry))
             folder = stack.enter_context(self._destination(request, source))
-            plan = self._plan(entry, request, forbidden=frozenset({folder.identity}))
-            run.log(f"{source_id}: backing up {escape(source.path)}")
+            plan = self._plan(entry, request, source, forbidden=frozenset({folder.identity}))
+            if plan.is_wallet:
+                plan = replace(plan, wallet_key=required_key(run, self._database, self._clock, entry))
+                stack.enter_context(WalletFolder(source).lock(run.control, exclusive=False))
+            how = f", encrypting with wallet key {plan.wallet_key.key_id}" if plan.wallet_key else ""
+            run.log(f"{source_id}: backing up {escape(source.path)}{how}")
             with partial_archive(run, folder, number) as archive:
                 report = partial(run.problem, source_id=source_id, backup_id=backup_id)
                 written = write_archive(source, plan, archive.fd, self._pool, run.control, run.progress, report)
@@ -255,7 +261,7 @@ class BackupHandler:
 
     def _adopt(self, run: TaskRun, row: BackupRow, archive: Announced) -> None:
         run.log(f"{row.source_id}: {escape(archive.path)} was published by an earlier attempt")
-        written = ProvedArchive(archive.size, archive.sha256, _statistics_of(row.statistics), row.sealed)
+        written = ProvedArchive(archive.size, archive.sha256, Statistics.from_record(row.statistics), row.sealed)
         name = archive.path.rpartition(b"/")[2]
         commit = _Commit(self._clock, run, row.backup_id, written, name, archive.path, 0.0)
         with run.guarded() as connection:
@@ -300,8 +306,27 @@ class BackupHandler:
         path = base64.b64decode(request["folder"])
         return open_destination(self._policy, path, "archive.folder", sources=[source])
 
+    def _unlocked(self, entry: dict[str, Any], source: OpenFolder) -> dict[tuple[int, int], str]:
+        """Unlocked wallets by identity, but for the source's own. Raises FailedPrecondition/WALLET_UNLOCKED when the
+        source is one of them under another name, or lies in one."""
+        found = {}
+        for wallet_id, path in unlocked_others(self._database, self._clock, entry["source_id"]).items():
+            try:
+                wallet = open_folder(path)
+            except HoldfastError:
+                continue  # what cannot be opened holds nothing that could be met
+            with wallet:
+                if lies_within(source.fd, wallet.fd):
+                    raise wallet_unlocked(entry["source_id"], wallet_id, source.display)
+                found[wallet.identity] = wallet_id
+        return found
+
     def _plan(
-        self, entry: dict[str, Any], request: dict[str, Any], forbidden: frozenset[tuple[int, int]] = frozenset()
+        self,
+        entry: dict[str, Any],
+        request: dict[str, Any],
+        source: OpenFolder,
+        forbidden: frozenset[tuple[int, int]] = frozenset(),
     ) -> ArchivePlan:
         status, recipients = os.stat(self._data_dir), request.get("recipients")
         return ArchivePlan(
@@ -317,6 +342,7 @@ class BackupHandler:
             fail_on_error=request["fail_on_error"],
             skip=frozenset({(status.st_dev, status.st_ino)}),
             forbidden=forbidden,
+            unlocked=self._unlocked(entry, source),
             recipients=parse_recipients(recipients, RECIPIENTS_FIELD) if recipients else None,
         )
 
@@ -356,12 +382,7 @@ class _Commit:
 
 
 def _statistics_record(found: Statistics, stored: int, seconds: float) -> dict[str, Any]:
-    return {**asdict(found), "stored_size": stored, "duration": round(seconds, 3)}
-
-
-def _statistics_of(record: dict[str, Any]) -> Statistics:
-    fields = {k: v for k, v in record.items() if k not in ("stored_size", "duration", "wallet")}
-    return Statistics(**fields, wallet=WalletCounters(**record["wallet"]))
+    return {**found.to_record(), "stored_size": stored, "duration": round(seconds, 3)}
 
 
 def _summary(run: TaskRun, outcomes: Sequence[_Outcome]) -> Outcome:

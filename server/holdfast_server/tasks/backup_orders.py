@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.sealing import parse_recipients
-from holdfast_server.catalog import backups, sources
+from holdfast_server.catalog import backups, sources, wallet_keys
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.catalog.rows import (
@@ -34,9 +34,11 @@ from holdfast_server.core.selection import check_patterns
 from holdfast_server.errors import AlreadyExists, FailedPrecondition, HoldfastError, Reason, invalid_field
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.policy import FolderPolicy
+from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.publishing import check_tag
 from holdfast_server.tasks.sources import check_display_name, open_source, source_not_found, source_suspended
+from holdfast_server.tasks.wallet_keys import WalletKeys, key_required
 
 __all__ = ["RECIPIENTS_FIELD", "BackupOrder", "BackupOrders"]
 
@@ -67,18 +69,21 @@ class BackupOrder:
 class BackupOrders:
     """Files backup orders. Thread-safe."""
 
-    def __init__(self, database: Database, engine: TaskEngine, policy: FolderPolicy, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, engine: TaskEngine, policy: FolderPolicy, clock: Clock, keys: WalletKeys
+    ) -> None:
         self._database = database
         self._engine = engine
         self._policy = policy
         self._clock = clock
+        self._keys = keys
 
     def create(self, order: BackupOrder, principal: str, key: RequestKey | None) -> TaskRow:
         """Check everything that can be checked now, create the folder if asked to, and queue the task.
 
-        Raises InvalidArgument, NotFound/SOURCE_NOT_FOUND, FailedPrecondition (SOURCE_SUSPENDED, NO_SOURCES, FOLDER_…),
-        PermissionDenied/PATH_NOT_ALLOWED, Unavailable/SOURCE_OFFLINE, AlreadyExists (BACKUP_EXISTS,
-        REQUEST_ID_REUSED).
+        Raises InvalidArgument, NotFound/SOURCE_NOT_FOUND, FailedPrecondition (SOURCE_SUSPENDED, NO_SOURCES, FOLDER_…,
+        KEY_REQUIRED when all are unlocked wallets without a key), PermissionDenied/PATH_NOT_ALLOWED, Unavailable
+        (SOURCE_OFFLINE, and NO_WORKER with an unlocked wallet), AlreadyExists (BACKUP_EXISTS, REQUEST_ID_REUSED).
         """
         _check_order(order)
         if key is not None and (known := self._engine.recall(key)) is not None:
@@ -119,6 +124,7 @@ class BackupOrders:
         chosen = _choose(connection, order)  # once more: the world may have moved since the folders were opened
         now = self._clock.now()
         task_id = str(uuid.uuid4())
+        key_ids, credentials = self._coin_keys(order, chosen, connection)
         entries: list[dict[str, Any]] = []
         for row in chosen:
             backup_id = order.backup_id or str(uuid.uuid4())
@@ -133,6 +139,7 @@ class BackupOrders:
                     "path": base64.b64encode(row.path).decode(),
                     "ignore": ignore,
                     "name": name,
+                    **({"coin_key_id": key_ids[row.source_id]} if row.source_id in key_ids else {}),
                 }
             )
             if not order.dry_run:
@@ -163,7 +170,24 @@ class BackupOrders:
             wishes=[LockWish(f"source:{source_id}", LockMode.SHARED) for source_id in ids],
             dry_run=order.dry_run,
             message="waiting",
+            credentials=credentials,
         )
+
+    def _coin_keys(
+        self, order: BackupOrder, chosen: Sequence[SourceRow], connection: sa.Connection
+    ) -> tuple[dict[str, str], Credentials | None]:
+        """Source id → key id of the unlocked wallets, and what their keys reach the worker as.
+
+        One whose key is not at hand fails alone, in the task; when that is all of them, the call does.
+        """
+        if order.dry_run:
+            return {}, None
+        unlocked = wallet_keys.unlocks(connection, self._clock.now(), [row.source_id for row in chosen])
+        credentials = self._keys.attach(unlocked, connection=connection)
+        if credentials is None and 0 < len(unlocked) == len(chosen):
+            first = unlocked[chosen[0].source_id]
+            raise key_required(first.source_id, first.key_id)
+        return {source_id: unlock.key_id for source_id, unlock in unlocked.items()}, credentials
 
 
 def _check_order(order: BackupOrder) -> None:

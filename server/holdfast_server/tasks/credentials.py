@@ -1,8 +1,10 @@
-"""A call's secret, and its one way from the edge to the worker that runs the task.
+"""What a task must know in secret, and its one way from the edge to the worker that runs it.
 
-A worker process makes an HPKE key pair at its start. The edge seals the secret once to each live worker, in the
-transaction that creates the task; only the process that holds the private half opens its row. What the sealed bytes
-are for (task, worker, expiry) is bound into them, so that a row that was moved or altered does not open.
+That is the secret of a call, and the keys of the unlocked wallets among its sources. A worker process makes an HPKE key
+pair at its start. The edge seals each secret once to each live worker, in the transaction that creates the task; only
+the process that holds the private half opens its row. What the sealed bytes are for (task, worker, wallet, expiry) is
+bound into them, so that a row that was moved or altered does not open. Each wallet's key has a row of its own: it
+expires with that wallet's unlock and goes when that wallet is locked, and no other wallet of the task loses its key.
 
 Python cannot wipe strings: what is promised is that nothing keeps a reference once the task has ended.
 """
@@ -10,15 +12,20 @@ Python cannot wipe strings: what is promised is that nothing keeps a reference o
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
-__all__ = ["SECRET_SECONDS", "Credentials", "WorkerKey", "seal"]
+__all__ = ["SECRET_SECONDS", "WALLET_KEY", "Binding", "Credentials", "WorkerKey", "seal"]
 
-#: How long a secret waits for a worker to start the task.
+#: How long a call's secret waits for a worker to start the task.
 SECRET_SECONDS = 15 * 60
 
-_PURPOSE = "holdfast task secret 1"
+#: The kind of a sealed wallet key; the other kinds are the fields of `Credentials`.
+WALLET_KEY = "wallet_key"
+
+_PURPOSE = "holdfast task secret 2"
+_CALL_SECRETS = ("passphrase", "private_key", "age_identity", "wallet_password")
 #: ML-KEM-768 public keys are this long; the X25519 key follows.
 _KEM_BYTES = 1184
 #: Sealed content is filled up to a multiple of this, so that its length does not tell that of a passphrase.
@@ -27,22 +34,56 @@ _PADDED = 256
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, repr=False)
 class Credentials:
-    """What opens sealed content: exactly one secret. Never shown, and refuses to be pickled."""
+    """What opens or seals content: at most one secret of the call, and keys of unlocked wallets (`WalletKey.to_text`).
+
+    Never empty, never shown, and refuses to be pickled.
+    """
 
     passphrase: str | None = None
     private_key: str | None = None
     age_identity: str | None = None
     wallet_password: str | None = None
+    wallet_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if sum(getattr(self, field.name) is not None for field in fields(self)) != 1:
-            raise ValueError("exactly one secret must be given")
+        given = sum(getattr(self, name) is not None for name in _CALL_SECRETS)
+        if given > 1:
+            raise ValueError("at most one secret of a call may be given")
+        if not given and not self.wallet_keys:
+            raise ValueError("a secret must be given")
+
+    @property
+    def call_secret(self) -> tuple[str, str] | None:
+        """(kind, secret) of what came with the call."""
+        values = ((name, getattr(self, name)) for name in _CALL_SECRETS)
+        return next((pair for pair in values if pair[1] is not None), None)
+
+    @classmethod
+    def assemble(cls, secrets: Iterable[tuple[str, str]]) -> Credentials:
+        """Of (kind, secret) as they were sealed one by one."""
+        given = list(secrets)
+        keys = tuple(dict.fromkeys(secret for kind, secret in given if kind == WALLET_KEY))
+        return cls(**{kind: secret for kind, secret in given if kind != WALLET_KEY}, wallet_keys=keys)
 
     def __repr__(self) -> str:
         return "Credentials(hidden)"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("credentials are handed over sealed, never pickled")
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a sealed secret is for. `source_id` is the wallet whose key it is, empty for the secret of a call;
+    `expires` in microseconds."""
+
+    task_id: str
+    owner: str
+    source_id: str
+    expires: int
+
+    def to_bytes(self) -> bytes:
+        return json.dumps([_PURPOSE, self.task_id, self.owner, self.source_id, self.expires]).encode()
 
 
 class WorkerKey:
@@ -57,20 +98,22 @@ class WorkerKey:
         self.public = kem.public_key().public_bytes_raw() + exchange.public_key().public_bytes_raw()
         self._private = MLKEM768X25519PrivateKey(kem, exchange)
 
-    def open(self, sealed: bytes, task_id: str, expires: int) -> Credentials | None:
-        """What was sealed to this process for this task with this expiry; None when it was not, or was altered."""
+    def open(self, sealed: bytes, binding: Binding) -> tuple[str, str] | None:
+        """(kind, secret) that was sealed for just this; None when it was not, or was altered."""
         from cryptography.exceptions import InvalidTag
 
+        if binding.owner != self.owner:
+            return None
         try:
-            content = _suite().decrypt(sealed, self._private, info=_info(task_id, self.owner, expires))
+            content = _suite().decrypt(sealed, self._private, info=binding.to_bytes())
         except InvalidTag:
             return None
         kind, secret = json.loads(content)
-        return Credentials(**{kind: secret})
+        return kind, secret
 
 
-def seal(credentials: Credentials, public: bytes, task_id: str, owner: str, expires: int) -> bytes:
-    """The secret for one worker alone. `public` is that worker's `WorkerKey.public`, `expires` in microseconds."""
+def seal(kind: str, secret: str, public: bytes, binding: Binding) -> bytes:
+    """A secret for one worker alone. `public` is that worker's `WorkerKey.public`."""
     # Imported here and above: an edge that is given no secret needs none of it.
     from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
     from cryptography.hazmat.primitives.hpke import MLKEM768X25519PublicKey
@@ -79,10 +122,9 @@ def seal(credentials: Credentials, public: bytes, task_id: str, owner: str, expi
         mlkem.MLKEM768PublicKey.from_public_bytes(public[:_KEM_BYTES]),
         x25519.X25519PublicKey.from_public_bytes(public[_KEM_BYTES:]),
     )
-    values = ((field.name, getattr(credentials, field.name)) for field in fields(credentials))
-    content = json.dumps(next(pair for pair in values if pair[1] is not None)).encode()
+    content = json.dumps([kind, secret]).encode()
     padded = content.ljust(-(-len(content) // _PADDED) * _PADDED)
-    sealed: bytes = _suite().encrypt(padded, key, info=_info(task_id, owner, expires))
+    sealed: bytes = _suite().encrypt(padded, key, info=binding.to_bytes())
     return sealed
 
 
@@ -90,7 +132,3 @@ def _suite() -> Any:
     from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
     return Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
-
-
-def _info(task_id: str, owner: str, expires: int) -> bytes:
-    return json.dumps([_PURPOSE, task_id, owner, expires]).encode()

@@ -9,20 +9,22 @@ first does the work.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from holdfast_server.catalog import backups, locks, task_secrets, tasks, workers
+from holdfast_server.catalog import backups, locks, task_secrets, tasks, wallet_keys, workers
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey, recall, remember
 from holdfast_server.catalog.rows import LockMode, LockWish, TaskKind, TaskRow, TaskState
+from holdfast_server.catalog.task_secrets import SealedSecret
 from holdfast_server.clock import Clock
 from holdfast_server.errors import FailedPrecondition, NotFound, Reason, Unavailable
-from holdfast_server.tasks.credentials import SECRET_SECONDS, Credentials, seal
+from holdfast_server.tasks.credentials import SECRET_SECONDS, WALLET_KEY, Binding, Credentials, seal
 from holdfast_server.tasks.queue import Dispatcher
+from holdfast_server.wallets.wallet_key import WalletKey
 
 __all__ = ["Blocker", "NewTask", "TaskEngine", "conflicts", "task_not_found"]
 
@@ -176,6 +178,40 @@ class TaskEngine:
                     self._dispatch(connection, row)
             return ended or self._require(connection, task_id)
 
+    def resume(
+        self,
+        task_id: str,
+        wishes: Callable[[TaskRow], Sequence[LockWish]],
+        credentials: Callable[[TaskRow], Credentials | None],
+    ) -> TaskRow:
+        """Begin a new attempt of a task that FAILED with EXPORT_UNPUBLISHED; nothing happens to one that has not ended.
+
+        `wishes` and `credentials` give anew what went when it ended. Raises NotFound/TASK_NOT_FOUND,
+        FailedPrecondition/TASK_ENDED for any other end, Unavailable/NO_WORKER.
+        """
+        with self._database.write() as connection:
+            row = self._require(connection, task_id)
+            if not row.ended:
+                return self.honest(row)
+            if not row.resumable:
+                reason = f" with {row.error['reason']}" if row.error else ""
+                raise FailedPrecondition(
+                    Reason.TASK_ENDED,
+                    f"task {task_id} ended {row.state}{reason}; there is nothing to resume",
+                    metadata={"task_id": task_id, "state": row.state},
+                )
+            now, given = self._clock.now(), credentials(row)
+            tasks.move(
+                connection, task_id, TaskState.PENDING, now, fence=row.attempt, attempt=row.attempt + 1, end_time=None,
+                error=None, cleanup=None, dispatch_time=None, fruitless=0, message="resumed",
+                has_credentials=given is not None, committing=bool(row.checkpoint.get("committed")),
+            )  # fmt: skip
+            if given is not None:
+                self._seal(connection, task_id, given, now)
+            locks.wish(connection, task_id, wishes(row))
+            self._admit(connection)
+            return self._require(connection, task_id)
+
     def tick(self) -> None:
         """Take over what dead workers left, admit what can run, forget expired secrets. Cheap when nothing is due."""
         now = self._clock.now()
@@ -216,9 +252,12 @@ class TaskEngine:
             raise Unavailable(
                 Reason.NO_WORKER, "no worker is running that could be given the credentials", retry_after=1.0
             )
-        expires = now + SECRET_SECONDS * 1_000_000
-        sealed = {owner: seal(credentials, key, task_id, owner, expires) for owner, key in keys.items()}
-        task_secrets.keep_secret(connection, task_id, sealed, expires)
+        sealed = [
+            SealedSecret(owner, source_id, seal(kind, secret, public, Binding(task_id, owner, source_id, until)), until)
+            for kind, secret, source_id, until in _secrets(connection, credentials, now)
+            for owner, public in keys.items()
+        ]
+        task_secrets.keep_secrets(connection, task_id, sealed)
 
     def _take_over(self, connection: sa.Connection, row: TaskRow) -> None:
         now = self._clock.now()
@@ -290,6 +329,20 @@ def conflicts(wishes: Sequence[LockWish], others: Sequence[tuple[str, str, LockM
         for resource, task_id, mode in others
         if resource in modes and LockMode.EXCLUSIVE in (mode, modes[resource])
     ]
+
+
+def _secrets(connection: sa.Connection, credentials: Credentials, now: int) -> Iterator[tuple[str, str, str, int]]:
+    """(kind, secret, wallet, expiry) of all that is to be sealed. A key goes with its wallet's unlock: that of one that
+    has been locked in the meantime is not sealed."""
+    latest: int | None = None
+    if credentials.call_secret is not None:
+        latest = now + SECRET_SECONDS * 1_000_000
+        yield *credentials.call_secret, "", latest
+    keys = {WalletKey.from_text(text).key_id: text for text in credentials.wallet_keys}
+    for unlock in wallet_keys.unlocks_with(connection, now, keys):
+        # No key outlives the secret that came with it: all that a task was given is lost together.
+        until = unlock.expire_time if latest is None else min(unlock.expire_time, latest)
+        yield WALLET_KEY, keys[unlock.key_id], unlock.source_id, until
 
 
 def task_not_found(task_id: str) -> NotFound:

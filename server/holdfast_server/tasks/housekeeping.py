@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from holdfast_server.catalog import schema, tasks, workers
 from holdfast_server.catalog.database import Database
-from holdfast_server.catalog.rows import END_STATES, EventKind
+from holdfast_server.catalog.rows import END_STATES, EventKind, TaskKind, TaskRow, TaskState
 from holdfast_server.clock import Clock
 from holdfast_server.tasks.queue import Dispatcher
 
@@ -24,7 +24,7 @@ _AT_A_TIME = 500
 @dataclass(frozen=True, slots=True)
 class Housekeeper:
     """Removes ended tasks with their events, logs and problems after `history_days`, old request ids, progress events
-    of ended tasks, silent workers, and the queue's own records."""
+    of ended tasks, silent workers, and the queue's own records. A task that can be resumed stays: coins wait for it."""
 
     database: Database
     dispatcher: Dispatcher
@@ -55,11 +55,14 @@ class Housekeeper:
     def _forget_tasks(self, ended_before: int) -> int:
         t = schema.tasks
         with self.database.write() as connection:
+            failed = t.select().where(t.c.state == TaskState.FAILED, t.c.kind == TaskKind.EXPORT_COINS)
+            rows = map(TaskRow.of, connection.execute(failed).mappings())
+            spared = [row.task_id for row in rows if row.resumable]
             old = [
                 row[0]
                 for row in connection.execute(
                     sa.select(t.c.task_id)
-                    .where(t.c.state.in_(sorted(END_STATES)), t.c.end_time < ended_before)
+                    .where(t.c.state.in_(sorted(END_STATES)), t.c.end_time < ended_before, t.c.task_id.not_in(spared))
                     .limit(_AT_A_TIME)
                 )
             ]

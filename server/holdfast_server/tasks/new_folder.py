@@ -23,10 +23,7 @@ from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.run import Outcome, TaskRun
 
-__all__ = ["FIELD", "NewFolder", "counts_of", "target_wish"]
-
-#: The request's field for the target.
-FIELD = "new_folder.folder"
+__all__ = ["NewFolder", "counts_of", "field_of", "target_wish"]
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -41,6 +38,7 @@ class NewFolder:
         self._policy = policy
         self._run = run
         self._folder = folder
+        self._field = field_of(run.row.request.get("new_wallet"))
 
     @property
     def committed(self) -> bool:
@@ -95,13 +93,13 @@ class NewFolder:
 
     def foresee(self) -> int:
         """For a dry run: the bytes that are free for the target. Raises what a restore would be refused for."""
-        with self._policy.check_restore_target(self._folder, FIELD, create_parents=True, dry_run=True) as target:
+        with self._policy.check_restore_target(self._folder, self._field, create_parents=True, dry_run=True) as target:
             return free_bytes(target.parent.fd)
 
     @contextmanager
     def _target(self) -> Iterator[OpenFolder]:
         """The empty target, made if it does not exist; that this task made it is recorded first."""
-        with self._policy.check_restore_target(self._folder, FIELD, create_parents=False) as target:
+        with self._policy.check_restore_target(self._folder, self._field, create_parents=False) as target:
             if target.existing is not None:
                 yield target.existing
                 return
@@ -161,6 +159,11 @@ def counts_of(found: Restored | Extracted) -> dict[str, Any]:
         "hardlinks": found.hardlinks,
         "restored_size": found.bytes,
     }
+
+
+def field_of(wallet: object | None) -> str:
+    """The request's field that names the target."""
+    return "new_folder.folder" if wallet is None else "new_wallet.folder"
 
 
 def target_wish(folder: bytes) -> LockWish:

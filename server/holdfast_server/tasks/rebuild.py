@@ -10,7 +10,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, BinaryIO
@@ -222,7 +222,7 @@ class CatalogRebuild:
             complete=facts.statistics.complete,
             # A manifest is written before the end is known; the file's own time is the nearest that is left.
             complete_time=facts.modified_us if created <= facts.modified_us <= now else created,
-            statistics={**asdict(facts.statistics), "stored_size": facts.size, "duration": None},
+            statistics={**facts.statistics.to_record(), "stored_size": facts.size, "duration": None},
             sealed=facts.sealed,
         )
         # Its path is not in the manifest, by design: it stays OFFLINE until UpdateSource gives it one. Its own patterns

@@ -1,4 +1,4 @@
-"""The RESTORE task: a stored archive into a new folder, proved before anything of it appears."""
+"""The RESTORE task: a stored archive into a new folder or wallet, proved before anything of it appears."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from holdfast_server.archive.reader import Limits, open_reader
 from holdfast_server.catalog.backups import lock_resource
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey
-from holdfast_server.catalog.rows import BackupRow, LockMode, LockWish, SourceState, TaskKind, TaskRow
+from holdfast_server.catalog.rows import BackupRow, LockMode, LockWish, SourceKind, SourceState, TaskKind, TaskRow
 from holdfast_server.catalog.sources import get_source
+from holdfast_server.clock import Clock
 from holdfast_server.core.control import Problem, ReadingProgress
 from holdfast_server.core.restore import Restored, Unpacking, extract_to_staging
 from holdfast_server.core.selection import PathSelection
 from holdfast_server.core.verify import key_required, open_archive, open_content
+from holdfast_server.errors import FailedPrecondition, Reason
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
-from holdfast_server.tasks.new_folder import FIELD, NewFolder, counts_of, target_wish
+from holdfast_server.tasks.new_folder import NewFolder, counts_of, field_of, target_wish
+from holdfast_server.tasks.new_wallet import NewWallet, order_wallet, registering
+from holdfast_server.tasks.restored_coins import coin_restore, coin_result, coin_sentence, decrypts, with_wallet_keys
 from holdfast_server.tasks.run import Outcome, TaskRun
 from holdfast_server.tasks.sources import source_suspended
 from holdfast_server.tasks.stored import (
@@ -34,27 +38,35 @@ from holdfast_server.tasks.stored import (
     require_finished,
     require_quiet,
 )
+from holdfast_server.tasks.wallet_keys import WalletKeys
 
 __all__ = ["RestoreHandler", "RestoreOrder", "RestoreOrders"]
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreOrder:
-    """What RestoreBackup asks for, into a new folder. Paths are bytes; those below the backup are relative."""
+    """What RestoreBackup asks for. Paths are bytes; those below the backup are relative.
+
+    `wallet`: the folder becomes a wallet of the service. `decrypt` None: if there is a wallet password, or `wallet`.
+    """
 
     backup_id: str
     folder: bytes
     create_parents: bool = False
     paths: tuple[bytes, ...] = ()
     dry_run: bool = False
+    wallet: NewWallet | None = None
+    decrypt: bool | None = None
 
 
 class RestoreOrders:
     """Files restores. Thread-safe."""
 
-    def __init__(self, engine: TaskEngine, policy: FolderPolicy) -> None:
+    def __init__(self, engine: TaskEngine, policy: FolderPolicy, clock: Clock, keys: WalletKeys) -> None:
         self._engine = engine
         self._policy = policy
+        self._clock = clock
+        self._keys = keys
 
     def create(
         self, order: RestoreOrder, principal: str, key: RequestKey | None, credentials: Credentials | None = None
@@ -62,39 +74,65 @@ class RestoreOrders:
         """Check the backup and the target now, make the target's parents if asked to, and queue the task.
 
         Raises NotFound/BACKUP_NOT_FOUND, Aborted/BACKUP_BUSY (also while another restore of it is under way),
-        FailedPrecondition (BACKUP_NOT_RESTORABLE, SOURCE_SUSPENDED, FOLDER_…, KEY_REQUIRED for a sealed one),
-        InvalidArgument, PermissionDenied/PATH_NOT_ALLOWED, Unavailable/NO_WORKER.
+        FailedPrecondition (BACKUP_NOT_RESTORABLE, SOURCE_SUSPENDED, NOT_A_WALLET, FOLDER_…, KEY_REQUIRED for what is
+        sealed or encrypted), AlreadyExists/SOURCE_EXISTS, InvalidArgument, PermissionDenied/PATH_NOT_ALLOWED,
+        Unavailable/NO_WORKER.
         """
         check_entry_paths(order.paths)
-        has_identity = age_identity(credentials) is not None
+        if order.wallet is not None:
+            order.wallet.check(order.paths, order.decrypt)
+        decrypt = decrypts(order.decrypt, order.wallet, credentials)
         if key is not None and (known := self._engine.recall(key)) is not None:
             return known
-        self._engine.inside(partial(_restorable, order.backup_id, has_identity))
+        new = partial(self._file, order, principal, credentials, decrypt)
+        self._engine.inside(new)  # before the folder: parents are made only for what will be restored
         with self._policy.check_restore_target(
-            order.folder, FIELD, create_parents=order.create_parents, dry_run=order.dry_run
+            order.folder, field_of(order.wallet), create_parents=order.create_parents, dry_run=order.dry_run
         ):
-            return self._engine.create(partial(_file, order, principal, credentials), key)
+            return self._engine.create(new, key)
 
-
-def _file(order: RestoreOrder, principal: str, credentials: Credentials | None, connection: sa.Connection) -> NewTask:
-    row = _restorable(order.backup_id, age_identity(credentials) is not None, connection)
-    return NewTask(
-        kind=TaskKind.RESTORE,
-        principal=principal,
-        request={
+    def _file(
+        self, order: RestoreOrder, principal: str, credentials: Credentials | None, decrypt: bool,
+        connection: sa.Connection,
+    ) -> NewTask:  # fmt: skip
+        row = _restorable(order.backup_id, age_identity(credentials) is not None, connection)
+        request: dict[str, Any] = {
             "backup_id": order.backup_id,
             "folder": base64.b64encode(order.folder).decode(),
             "paths": [base64.b64encode(path).decode() for path in order.paths],
-        },
-        source_ids=[row.source_id],
-        wishes=[
-            LockWish(lock_resource(order.backup_id), LockMode.SHARED),
-            target_wish(order.folder),
-        ],
-        dry_run=order.dry_run,
-        message="waiting",
-        credentials=credentials,
-    )
+            "decrypt": decrypt,
+        }
+        wishes = [LockWish(lock_resource(order.backup_id), LockMode.SHARED), target_wish(order.folder)]
+        encrypted = row.statistics.get("wallet", {}).get("files_reencrypted", 0) > 0
+        if order.wallet is not None:
+            _require_wallet_backup(connection, row)
+            request["new_wallet"], reserved = order_wallet(connection, order.wallet, order.folder, self._clock.now())
+            wishes += [] if order.dry_run else [reserved]
+        if decrypt and (encrypted or order.decrypt):
+            # Only then: a task that was given a key does not outlive the worker process that has it.
+            credentials = with_wallet_keys(self._keys, [row.source_id], credentials, connection, required=True)
+        return NewTask(
+            kind=TaskKind.RESTORE,
+            principal=principal,
+            request=request,
+            source_ids=[row.source_id],
+            wishes=wishes,
+            dry_run=order.dry_run,
+            message="waiting",
+            credentials=credentials,
+        )
+
+
+def _require_wallet_backup(connection: sa.Connection, row: BackupRow) -> None:
+    """As far as the catalog knows: the archive itself is asked when it is read."""
+    source = get_source(connection, row.source_id)
+    if source is not None and source.kind != SourceKind.WALLET:
+        raise FailedPrecondition(
+            Reason.NOT_A_WALLET,
+            f"backup {row.backup_id} is one of {row.source_id}, which is a {source.kind} and no wallet: restore it "
+            "into a folder",
+            metadata={"backup_id": row.backup_id, "source_id": row.source_id},
+        )
 
 
 def _restorable(backup_id: str, has_identity: bool, connection: sa.Connection) -> BackupRow:
@@ -110,16 +148,17 @@ def _restorable(backup_id: str, has_identity: bool, connection: sa.Connection) -
 class RestoreHandler:
     """Does RESTORE tasks in a worker."""
 
-    def __init__(self, database: Database, policy: FolderPolicy) -> None:
+    def __init__(self, database: Database, policy: FolderPolicy, clock: Clock) -> None:
         self._database = database
         self._policy = policy
+        self._clock = clock
 
     def run(self, run: TaskRun) -> Outcome:
         request = run.row.request
         folder = base64.b64decode(request["folder"])
         target = NewFolder(self._policy, run, folder)
         if target.committed:
-            return target.finish()
+            return registering(run, self._clock, target.finish())
         with self._database.read() as connection:
             row = require_finished(require_backup(connection, request["backup_id"]))
         paths = [base64.b64decode(path) for path in request["paths"]]
@@ -129,7 +168,8 @@ class RestoreHandler:
         if run.row.dry_run:
             return _plan(row, folder, target.foresee())
         run.log(f"restoring {escape(row.storage_path)} to {escape(folder)}")
-        return self._restore(run, row, target, folder, PathSelection(paths) if paths else None)
+        outcome = self._restore(run, row, target, folder, PathSelection(paths) if paths else None)
+        return registering(run, self._clock, outcome)
 
     def clean(self, run: TaskRun, *, cancelled: bool) -> list[str]:  # noqa: ARG002  a proved restore is finished
         NewFolder(self._policy, run, base64.b64decode(run.row.request["folder"])).clean()
@@ -158,6 +198,7 @@ class RestoreHandler:
                     ReadingProgress(run.progress, archive.original_size, archive.files),
                     report,
                     needed=archive.original_size if select is None else None,
+                    coins=coin_restore(run, row.source_id, row.backup_id),
                 )
                 found = extract_to_staging(unpacking, root_fd, staging, control=run.control, progress=run.progress)
                 return found, _outcome(row, folder, found)
@@ -179,7 +220,8 @@ def _outcome(row: BackupRow, folder: bytes, found: Restored) -> Outcome:
     entries = found.files + found.directories + found.symlinks + found.hardlinks
     result = _result(row, folder, counts_of(found), create=entries, needed=found.bytes)
     text = f"restored {found.files} files, {found.bytes} bytes to {escape(folder)}, every file's hash verified"
-    return Outcome(result, text, warnings=found.warning_count > 0)
+    text += coin_sentence(found)
+    return Outcome({**result, **coin_result(found)}, text, warnings=found.warning_count + found.coin_warnings > 0)
 
 
 def _result(row: BackupRow, folder: bytes, counts: dict[str, Any], *, create: int, needed: int) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""The RESTORE_ARCHIVE task: any archive file of the server into a new folder, as hostile input."""
+"""The RESTORE_ARCHIVE task: any archive file of the server into a new folder or wallet, as hostile input."""
 
 from __future__ import annotations
 
 import base64
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 
@@ -15,8 +15,11 @@ from holdfast_server.archive.reader import Limits
 from holdfast_server.archive.reading import LimitExceeded
 from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.catalog.rows import TaskKind, TaskRow
+from holdfast_server.catalog.sources import wallet_ids
+from holdfast_server.clock import Clock
 from holdfast_server.core.control import Problem
 from holdfast_server.core.foreign import ForeignArchive, check_recognised, open_foreign, survey_foreign
+from holdfast_server.core.new_wallet import require_wallet_backup
 from holdfast_server.core.restore import Restored, Unpacking, extract_to_staging
 from holdfast_server.core.selection import PathSelection
 from holdfast_server.errors import Reason, ResourceExhausted, invalid_field
@@ -24,9 +27,12 @@ from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
-from holdfast_server.tasks.new_folder import FIELD, NewFolder, counts_of, target_wish
+from holdfast_server.tasks.new_folder import NewFolder, counts_of, field_of, target_wish
+from holdfast_server.tasks.new_wallet import NewWallet, order_wallet, registering
+from holdfast_server.tasks.restored_coins import coin_restore, coin_result, coin_sentence, decrypts, with_wallet_keys
 from holdfast_server.tasks.run import Outcome, TaskRun
 from holdfast_server.tasks.stored import age_identity, check_entry_paths
+from holdfast_server.tasks.wallet_keys import WalletKeys
 
 __all__ = ["ArchiveLimits", "RestoreArchiveHandler", "RestoreArchiveOrder", "RestoreArchiveOrders", "ServiceLimits"]
 
@@ -84,7 +90,10 @@ class ServiceLimits:
 
 @dataclass(frozen=True, slots=True)
 class RestoreArchiveOrder:
-    """What RestoreArchive asks for, into a new folder. Paths are bytes; those in the archive are relative."""
+    """What RestoreArchive asks for. Paths are bytes; those in the archive are relative.
+
+    `wallet`: the folder becomes a wallet of the service. `decrypt` None: if there is a wallet password, or `wallet`.
+    """
 
     archive_path: bytes
     folder: bytes
@@ -93,22 +102,29 @@ class RestoreArchiveOrder:
     limits: ArchiveLimits = ArchiveLimits()
     dry_run: bool = False
     credentials: Credentials | None = None
+    wallet: NewWallet | None = None
+    decrypt: bool | None = None
 
 
 class RestoreArchiveOrders:
     """Files restores of archives. Thread-safe."""
 
-    def __init__(self, engine: TaskEngine, policy: FolderPolicy) -> None:
+    def __init__(self, engine: TaskEngine, policy: FolderPolicy, clock: Clock, keys: WalletKeys) -> None:
         self._engine = engine
         self._policy = policy
+        self._clock = clock
+        self._keys = keys
 
     def create(self, order: RestoreArchiveOrder, principal: str, key: RequestKey | None) -> TaskRow:
         """Check archive and target now, make the target's parents if asked to, and queue the task.
 
         Raises FailedPrecondition (FILE_NOT_FOUND, ARCHIVE_INVALID for what is no archive, KEY_REQUIRED, FOLDER_…),
-        InvalidArgument, PermissionDenied/PATH_NOT_ALLOWED, Unavailable/NO_WORKER.
+        AlreadyExists/SOURCE_EXISTS, InvalidArgument, PermissionDenied/PATH_NOT_ALLOWED, Unavailable/NO_WORKER.
         """
         check_entry_paths(order.paths)
+        if order.wallet is not None:
+            order.wallet.check(order.paths, order.decrypt)
+        decrypt = decrypts(order.decrypt, order.wallet, order.credentials)
         for name, value in asdict(order.limits).items():
             if value == 0:
                 raise invalid_field(f"limits.{name}", "must be at least 1, or be left out")
@@ -117,48 +133,61 @@ class RestoreArchiveOrders:
             return known
         with self._policy.open_file(order.archive_path, _ARCHIVE) as file:
             check_recognised(file, escape(order.archive_path), has_key=identity is not None)
+        new = partial(self._file, order, principal, decrypt)
+        self._engine.inside(new)  # before the folder: parents are made only for what will be restored
         with self._policy.check_restore_target(
-            order.folder, FIELD, create_parents=order.create_parents, dry_run=order.dry_run
+            order.folder, field_of(order.wallet), create_parents=order.create_parents, dry_run=order.dry_run
         ):
-            return self._engine.create(partial(_file, order, principal), key)
+            return self._engine.create(new, key)
 
-
-def _file(order: RestoreArchiveOrder, principal: str, connection: sa.Connection) -> NewTask:
-    del connection
-    return NewTask(
-        kind=TaskKind.RESTORE_ARCHIVE,
-        principal=principal,
-        request={
+    def _file(self, order: RestoreArchiveOrder, principal: str, decrypt: bool, connection: sa.Connection) -> NewTask:
+        request: dict[str, Any] = {
             "archive_path": base64.b64encode(order.archive_path).decode(),
             "folder": base64.b64encode(order.folder).decode(),
             "paths": [base64.b64encode(path).decode() for path in order.paths],
             "limits": asdict(order.limits),
-        },
-        source_ids=[],
-        wishes=[target_wish(order.folder)],
-        dry_run=order.dry_run,
-        message="waiting",
-        credentials=order.credentials,
-        queue="data",  # a dry run too reads all of the archive
-    )
+            "decrypt": decrypt,
+        }
+        wishes, credentials = [target_wish(order.folder)], order.credentials
+        if order.wallet is not None:
+            request["new_wallet"], reserved = order_wallet(connection, order.wallet, order.folder, self._clock.now())
+            wishes += [] if order.dry_run else [reserved]
+        if decrypt:
+            # Whose coins the archive holds shows when it is read: the key of any wallet may be the one.
+            credentials = with_wallet_keys(
+                self._keys, wallet_ids(connection), credentials, connection, required=order.decrypt is True
+            )
+        return NewTask(
+            kind=TaskKind.RESTORE_ARCHIVE,
+            principal=principal,
+            request=request,
+            source_ids=[],
+            wishes=wishes,
+            dry_run=order.dry_run,
+            message="waiting",
+            credentials=credentials,
+            queue="data",  # a dry run too reads all of the archive
+        )
 
 
 class RestoreArchiveHandler:
     """Does RESTORE_ARCHIVE tasks in a worker."""
 
-    def __init__(self, policy: FolderPolicy, limits: ServiceLimits) -> None:
+    def __init__(self, policy: FolderPolicy, limits: ServiceLimits, clock: Clock) -> None:
         self._policy = policy
         self._limits = limits
+        self._clock = clock
 
     def run(self, run: TaskRun) -> Outcome:
         request = run.row.request
         target = NewFolder(self._policy, run, base64.b64decode(request["folder"]))
         if target.committed:
-            return target.finish()
+            return registering(run, self._clock, target.finish())
         path, asked = base64.b64decode(request["archive_path"]), ArchiveLimits(**request["limits"])
         with self._policy.open_file(path, _ARCHIVE) as file:
             try:
-                return self._open(run, target, file, escape(path), asked)
+                outcome = self._open(run, target, file, escape(path), asked)
+                return registering(run, self._clock, outcome)
             except LimitExceeded as error:
                 raise self._limits.explain(error, asked) from error
 
@@ -204,6 +233,8 @@ class _Work:
             progress=self._run.progress, report=self._report,
         )  # fmt: skip
         self._run.progress.settle(found.bytes, found.files)
+        if "new_wallet" in self._run.row.request:
+            require_wallet_backup(found.manifest_header)
         has_manifest = found.manifest_header is not None
         fits = "" if found.bytes <= free - self._reserve else f"; only {free} bytes are free"
         text = f"would restore {found.files} files, {found.bytes} bytes; {self._proof(has_manifest)}{fits}"
@@ -219,11 +250,15 @@ class _Work:
             reserve=self._reserve,
             max_bytes=self._max_bytes,
             expect_manifest=False,
+            coins=coin_restore(self._run, "", None),
         )
         found = extract_to_staging(unpacking, root_fd, staging, control=self._run.control, progress=self._run.progress)
         self._run.progress.settle(found.bytes, found.files)
         text = f"restored {found.files} files, {found.bytes} bytes to {self._folder}; {self._proof(found.has_manifest)}"
-        return found, self._outcome(found, text, found.has_manifest)
+        text += coin_sentence(found)
+        outcome = self._outcome(found, text, found.has_manifest, warnings=found.coin_warnings > 0)
+        outcome.result.update(coin_result(found))
+        return found, outcome
 
     def _stated_size(self) -> int | None:
         """What the archive says that it will write. More than is allowed need not be unpacked to be refused."""

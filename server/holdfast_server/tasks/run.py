@@ -24,6 +24,7 @@ from holdfast_server.core.control import Cleanup, Control, Problem, Progress
 from holdfast_server.errors import Cancelled, FailedPrecondition, Fenced, HoldfastError, Reason
 from holdfast_server.storage.names import escape
 from holdfast_server.tasks.credentials import SECRET_SECONDS, Credentials
+from holdfast_server.wallets.envelope import Keyring, WalletKey
 
 __all__ = ["Outcome", "TaskHandler", "TaskRun", "error_record"]
 
@@ -104,6 +105,7 @@ class TaskRun:
         self._database = database
         self._clock = clock
         self._credentials = credentials
+        self._wallet_keys: dict[str, WalletKey] | None = None
         self._started = clock.monotonic()
         self._buffer = threading.Lock()
         self._lines: list[tuple[int, str, str]] = []
@@ -125,23 +127,40 @@ class TaskRun:
         return self.row.attempt
 
     def credentials(self) -> Credentials | None:
-        """What the call gave to open sealed content; None when it gave nothing.
+        """What the task was given to open or seal content; None when it was given nothing.
 
-        Raises FailedPrecondition/KEY_REQUIRED when it gave something that this process cannot open: it was sealed to
-        a worker that has ended, or has expired.
+        Raises FailedPrecondition/KEY_REQUIRED when it was given something of which this process can open nothing: it
+        was sealed to a worker that has ended, or has expired, or the wallet was locked before the task started.
         """
         if self._credentials is None and self.row.has_credentials:
             raise FailedPrecondition(
                 Reason.KEY_REQUIRED,
-                "the key that came with the call was given to a worker process that has ended, or waited longer than "
-                f"{SECRET_SECONDS // 60} minutes for the task to start; it is kept nowhere else: call again",
+                "the key for this task was given to a worker process that has ended, waited too long for it to start "
+                f"({SECRET_SECONDS // 60} minutes, or until the wallet locked itself), or its wallet was locked; it is "
+                "kept nowhere else: call again",
                 metadata={"task_id": self.task_id},
             )
         return self._credentials
 
+    def wallet_key(self, key_id: str) -> WalletKey | None:
+        """The key with that id, of an unlocked wallet; None when it did not reach this process."""
+        return self._keys_by_id().get(key_id)
+
+    def keyring(self) -> Keyring:
+        """What opens coin envelopes: keys of unlocked wallets, and the call's wallet password; empty when the task was
+        given neither. Raises as `credentials`."""
+        credentials = self.credentials()
+        return Keyring(self._keys_by_id().values(), credentials.wallet_password if credentials else None)
+
+    def _keys_by_id(self) -> dict[str, WalletKey]:
+        if self._wallet_keys is None:
+            keys = map(WalletKey.from_text, self._credentials.wallet_keys if self._credentials else ())
+            self._wallet_keys = {key.key_id: key for key in keys}
+        return self._wallet_keys
+
     def drop_credentials(self) -> None:
-        """Let go of the secret, because the attempt is over."""
-        self._credentials = None
+        """Let go of the secrets, because the attempt is over."""
+        self._credentials = self._wallet_keys = None
 
     def log(self, text: str, level: str = "INFO") -> None:
         """Append a line to the task's log."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
-from holdfast_server.catalog import backups, locks, sources
+from holdfast_server.catalog import backups, locks, sources, wallet_keys
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey, recall, remember
 from holdfast_server.catalog.rows import SourceKind, SourceRow, SourceState
@@ -37,10 +37,16 @@ __all__ = [
     "SourceOrder",
     "SourceRegistry",
     "check_display_name",
+    "check_source_id",
     "open_source",
+    "require_free_id",
+    "require_parts",
+    "require_source",
     "seen",
     "source_not_found",
+    "source_row",
     "source_suspended",
+    "with_free_id",
 ]
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -97,19 +103,15 @@ class SourceRegistry:
             check_source_id(order.source_id)
         with self._policy.check_source(order.path, "path") as folder:
             if order.kind is SourceKind.WALLET:
-                _require_wallet(folder)
-        row = self._row(order, order.path, order.kind)
+                require_parts(folder)
+        row = source_row(order, order.path, order.kind, self._clock.now())
         with self._database.write() as connection:
             if key is not None and (known := recall(connection, key)) is not None:
                 return Registration(self._recalled(connection, known["source_ids"]), [])
             if order.source_id is None:
-                row = _with_free_id(connection, row)
-            if not sources.insert_source(connection, row):
-                raise AlreadyExists(
-                    Reason.SOURCE_EXISTS,
-                    f"there is a source {row.source_id} already",
-                    metadata={"source_id": row.source_id},
-                )
+                row = with_free_id(connection, row)
+            require_free_id(connection, row.source_id)
+            sources.insert_source(connection, row)
             if key is not None:
                 remember(connection, key, {"source_ids": [row.source_id]}, self._clock.now())
         return Registration([row], [])
@@ -134,7 +136,7 @@ class SourceRegistry:
         if path is not None:
             with self._policy.check_source(path, "path") as folder:
                 if present.kind == SourceKind.WALLET:
-                    _require_wallet(folder)
+                    require_parts(folder)
             values["path"] = path
         if display_name is not None:
             values["display_name"] = check_display_name(display_name, "display_name")
@@ -150,11 +152,14 @@ class SourceRegistry:
         return row if row is not None else self.get(source_id)
 
     def unregister(self, source_id: str) -> int:
-        """Forget a source; gives how many backups of it stay. Aborted/SOURCE_BUSY while a task uses it."""
+        """Forget a source, and that it had a password; gives how many backups of it stay. Aborted/SOURCE_BUSY while a
+        task uses it."""
         with self._database.write() as connection:
             require_source(connection, source_id)
             _require_unused(connection, source_id)
             sources.delete_source(connection, source_id)
+            # Nothing is lost with it: what was encrypted says itself how its password becomes its key.
+            wallet_keys.forget_wallet(connection, source_id)
             return backups.count_of_source(connection, source_id)
 
     def _discover(self, order: SourceOrder, key: RequestKey | None) -> Registration:
@@ -177,7 +182,7 @@ class SourceRegistry:
                     text = f"is registered as {registered[path]} already"
                     skipped.append(Skipped(path, Reason.SOURCE_EXISTS.value, text))
                     continue
-                row = _with_free_id(connection, self._row(order, path, SourceKind.WALLET))
+                row = with_free_id(connection, source_row(order, path, SourceKind.WALLET, self._clock.now()))
                 sources.insert_source(connection, row)
                 made.append(row)
             if key is not None:
@@ -188,19 +193,20 @@ class SourceRegistry:
         found = sources.get_sources(connection, source_ids)
         return [found[source_id] for source_id in source_ids if source_id in found]
 
-    def _row(self, order: SourceOrder, path: bytes, kind: SourceKind) -> SourceRow:
-        name = os.path.basename(path.rstrip(b"/")).decode("utf-8", "replace") or "root"
-        now = self._clock.now()
-        return SourceRow(
-            source_id=order.source_id or _derived_id(name),
-            kind=kind,
-            state=SourceState.ACTIVE,
-            display_name=check_display_name(order.display_name, "display_name") if order.display_name else name,
-            path=path,
-            ignore=check_patterns(order.ignore, "ignore"),
-            create_time=now,
-            update_time=now,
-        )
+
+def source_row(order: SourceOrder, path: bytes, kind: SourceKind, now: int) -> SourceRow:
+    """The row of a new source; without an id of its own it has the one derived from its folder's name."""
+    name = os.path.basename(path.rstrip(b"/")).decode("utf-8", "replace") or "root"
+    return SourceRow(
+        source_id=order.source_id or _derived_id(name),
+        kind=kind,
+        state=SourceState.ACTIVE,
+        display_name=check_display_name(order.display_name, "display_name") if order.display_name else name,
+        path=path,
+        ignore=check_patterns(order.ignore, "ignore"),
+        create_time=now,
+        update_time=now,
+    )
 
 
 def require_source(connection: sa.Connection, source_id: str) -> SourceRow:
@@ -249,9 +255,9 @@ def seen(row: SourceRow) -> SourceRow:
     return row
 
 
-def check_source_id(source_id: str) -> None:
+def check_source_id(source_id: str, field: str = "source_id") -> None:
     if not _ID.fullmatch(source_id):
-        raise invalid_field("source_id", "must match [a-z0-9][a-z0-9._-]{0,62}", value=source_id[:80])
+        raise invalid_field(field, "must match [a-z0-9][a-z0-9._-]{0,62}", value=source_id[:80])
 
 
 def check_display_name(name: str, field: str) -> str:
@@ -266,17 +272,36 @@ def _derived_id(name: str) -> str:
     return derived or "source"
 
 
-def _with_free_id(connection: sa.Connection, row: SourceRow) -> SourceRow:
+def require_free_id(connection: sa.Connection, source_id: str) -> None:
+    """Raises AlreadyExists/SOURCE_EXISTS when a source has the id, or gets it from a restore under way."""
+    if sources.get_source(connection, source_id) is not None:
+        text = f"there is a source {source_id} already"
+        raise AlreadyExists(Reason.SOURCE_EXISTS, text, metadata={"source_id": source_id})
+    if users := locks.users_of(connection, f"source:{source_id}"):
+        raise AlreadyExists(
+            Reason.SOURCE_EXISTS,
+            f"task {users[0]} makes the source {source_id}",
+            metadata={"source_id": source_id, "task_id": users[0]},
+        )
+
+
+def with_free_id(connection: sa.Connection, row: SourceRow) -> SourceRow:
     """The row under its derived id, or that with -2, -3, …: nobody chose it, so nobody is refused for it."""
     wanted, number = row.source_id, 1
     source_id = wanted
-    while sources.get_source(connection, source_id) is not None:
+    while _is_taken(connection, source_id):
         number += 1
         source_id = f"{wanted}-{number}"
     return SourceRow(**{**row.values(), "source_id": source_id})
 
 
-def _require_wallet(folder: OpenFolder) -> None:
+def _is_taken(connection: sa.Connection, source_id: str) -> bool:
+    used = sources.get_source(connection, source_id) is not None
+    return used or bool(locks.users_of(connection, f"source:{source_id}"))
+
+
+def require_parts(folder: OpenFolder) -> None:
+    """Raises FailedPrecondition/NOT_A_WALLET for a folder that lacks a part of a wallet."""
     missing = missing_parts(folder.fd)
     if missing:
         raise FailedPrecondition(

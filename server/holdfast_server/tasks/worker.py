@@ -32,7 +32,7 @@ from holdfast_server.errors import (
     Unavailable,
 )
 from holdfast_server.storage.local import translate_os_error
-from holdfast_server.tasks.credentials import Credentials, WorkerKey
+from holdfast_server.tasks.credentials import Binding, Credentials, WorkerKey
 from holdfast_server.tasks.engine import TaskEngine
 from holdfast_server.tasks.housekeeping import Housekeeper
 from holdfast_server.tasks.run import TaskHandler, TaskRun
@@ -166,8 +166,15 @@ class Worker:
 
     def _open_credentials(self, connection: sa.Connection, row: TaskRow, now: int) -> Credentials | None:
         # At the claim, so that a secret need not outlast its expiry because the work is long.
-        found = task_secrets.sealed_secret(connection, row.task_id, self._owner, now) if row.has_credentials else None
-        return None if found is None else self._key.open(found[0], row.task_id, found[1])
+        if not row.has_credentials:
+            return None
+        secrets = []
+        for one in task_secrets.sealed_secrets(connection, row.task_id, self._owner, now):
+            opened = self._key.open(one.sealed, Binding(row.task_id, one.owner, one.source_id, one.expires))
+            if opened is None:
+                return None
+            secrets.append(opened)
+        return Credentials.assemble(secrets) if secrets else None
 
     def _run(self, run: TaskRun, handler: TaskHandler) -> str:
         run.log(f"attempt {run.attempt} starts")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import zstandard
 
 from holdfast_server.archive import manifest, seek_table, tar_header, tar_writer, zip_extra, zip_writer
 from holdfast_server.archive.blocks import BLOCK
-from holdfast_server.archive.manifest import ManifestEntry
+from holdfast_server.archive.manifest import EntryEncryption, ManifestEntry
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.reader import Limits
 
@@ -104,14 +106,20 @@ def test_manifest() -> None:
         Member(b"h", MemberKind.HARDLINK, link_target=b"f"),
     ]
     keys: set[str] = set()
+    encryption = EntryEncryption("00" * 16, 1, bytes(32), b"f")
     for member in members:
-        entry = ManifestEntry(member, bytes(32) if member.kind is MemberKind.FILE else None, changed=True)
+        sha256 = bytes(32) if member.kind is MemberKind.FILE else None
+        entry = ManifestEntry(member, sha256, changed=True, encryption=encryption)
         keys |= set(manifest._loads(entry.to_line()))
         assert member.mtime_ns == 0 or manifest.format_mtime(member.mtime_ns) in text
     table = TEXT[TEXT.index("| key of an entry |") :].split("\n\n")[0]
     rows = re.findall(r"^\| ((?:`\w+`(?: or |, )?)+) \|", table, re.MULTILINE)
     stated = set(re.findall(r"`(\w+)`", " ".join(rows)))
     assert stated == keys
+    table = TEXT[TEXT.index("| key of `encryption` |") :].split("\n\n")[0]
+    stated = {key for row in table.splitlines()[2:] for key in re.findall(r"`(\w+)`", row.split("|")[1])}
+    one, other = (replace(encryption, path=path).to_json() for path in (b"f", b"\xff"))
+    assert stated == {*json.loads(one), *json.loads(other)}
 
 
 def test_what_a_restore_passes_over() -> None:

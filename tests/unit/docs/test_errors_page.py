@@ -25,9 +25,9 @@ def test_every_reason_is_listed_with_its_remedy() -> None:
 def test_the_codes_are_those_of_the_code() -> None:
     source = "\n".join(path.read_text() for path in (ROOT / "server/holdfast_server").rglob("*.py"))
     codes = {cls.__name__: code.name for cls, code in STATUS_CODES.items()}
+    raised = re.findall(r"\b(\w+)\(\s*Reason\.(\w+)", source)
     for reason, (code, _) in documented().items():
-        raised = {name for name in re.findall(rf"(\w+)\(\s*Reason\.{reason}\b", source) if name in codes}
-        assert {codes[name] for name in raised} == {code}, reason
+        assert {codes[name] for name, of in raised if of == reason and name in codes} == {code}, reason
 
 
 def test_every_leaf_has_a_status_code() -> None:

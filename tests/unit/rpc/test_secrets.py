@@ -52,13 +52,35 @@ def test_what_is_no_secret(secret: dict[str, str], field: str) -> None:
     assert CANARY not in f"{caught.value} {caught.value.metadata} {caught.value.violations}"
 
 
-@pytest.mark.parametrize("kind", ["passphrase", "private_key", "wallet_password"])
+@pytest.mark.parametrize("kind", ["passphrase", "private_key"])
 @pytest.mark.parametrize("secret", [CANARY, ""])
 def test_kinds_that_open_nothing_yet_are_refused_by_name(kind: str, secret: str) -> None:
     with pytest.raises(Unimplemented) as caught:
         parse_credentials(asking(**{kind: secret}))
     assert caught.value.metadata == {"field": f"credentials.{kind}"}
     assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize("secret", [CANARY, ""])
+def test_a_call_that_opens_no_wallet_refuses_a_password_by_name(secret: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        parse_credentials(asking(wallet_password=secret))
+    assert [violation.field for violation in caught.value.violations] == ["credentials.wallet_password"]
+    assert "it takes age_identity" in caught.value.message
+    assert CANARY not in f"{caught.value} {caught.value.metadata} {caught.value.violations}"
+
+
+def test_a_call_that_opens_a_wallet_takes_its_password() -> None:
+    both = {"age_identity", "wallet_password"}
+    credentials = parse_credentials(asking(wallet_password=CANARY), both)
+    assert credentials is not None
+    assert credentials.wallet_password == CANARY
+    assert parse_credentials(asking(age_identity=CANARY), both) is not None
+    for bad in ("", "x" * 1025, "é" * 513):
+        with pytest.raises(InvalidArgument) as caught:
+            parse_credentials(asking(wallet_password=bad), both)
+        assert [violation.field for violation in caught.value.violations] == ["credentials.wallet_password"]
+    assert parse_credentials(asking(wallet_password="é" * 512), both) is not None
 
 
 def test_page_tokens_do_not_depend_on_the_secret() -> None:
@@ -153,7 +175,8 @@ def _printed(tree: ast.AST) -> Iterator[tuple[str, ast.expr]]:
 
 def _is_request(value: ast.expr) -> bool:
     name = value.attr if isinstance(value, ast.Attribute) else getattr(value, "id", "")
-    return name in {"request", "credentials", "secret", "age_identity", "passphrase", "private_key", "wallet_password"}
+    return name in {"request", "credentials", "secret", "age_identity", "passphrase", "private_key", "password",
+                    "wallet_password"}  # fmt: skip
 
 
 def test_no_code_makes_text_of_a_request() -> None:

@@ -16,9 +16,12 @@ from holdfast_server.catalog import tasks
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.catalog.rows import LockMode, LockWish, TaskKind, TaskRow
+from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.housekeeping import Housekeeper
 from holdfast_server.tasks.run import Outcome, TaskRun
+from holdfast_server.tasks.wallet_keys import WalletKeys
+from holdfast_server.tasks.wallet_reader import WalletReader
 from holdfast_server.tasks.worker import Worker
 
 SECOND = 1_000_000
@@ -102,6 +105,10 @@ class World:
         with self.database.write() as connection:
             worker._register(connection)
         return worker
+
+    def wallet_keys(self, policy: FolderPolicy) -> WalletKeys:
+        """An edge's, for wallets that nobody unlocks: its reader process is never started."""
+        return WalletKeys(self.database, policy, WalletReader(), self.clock)
 
     def create(
         self,

@@ -45,7 +45,7 @@ class Fixture:
         self.handler = BackupHandler(world.database, policy, pool, world.clock, os.fsencode(data_dir), "test")
         world.handler = self.handler  # type: ignore[assignment]
         self.registry = SourceRegistry(world.database, policy, world.clock)
-        self.orders = BackupOrders(world.database, world.engine, policy, world.clock)
+        self.orders = BackupOrders(world.database, world.engine, policy, world.clock, world.wallet_keys(policy))
         self.made = 0
 
     def source(self, name: str) -> str:

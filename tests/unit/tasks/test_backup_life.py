@@ -446,7 +446,7 @@ def test_a_locked_backup_survives_every_race_with_a_deletion(place: Place) -> No
 def test_a_deletion_and_a_reader_never_both_win(place: Place) -> None:
     policy = FolderPolicy(str(place.base / "archives"), ["/"])
     verifications = VerifyOrders(place.world.engine)
-    restores = RestoreOrders(place.world.engine, policy)
+    restores = RestoreOrders(place.world.engine, policy, place.world.clock, place.world.wallet_keys(policy))
     for number in range(20):
         row = place.backup()
         made: list[str] = []

@@ -7,27 +7,32 @@ import gc
 import pickle
 import weakref
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast_server.catalog import schema, workers
+from holdfast_server.catalog import schema, wallet_keys, workers
 from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.catalog.rows import TaskKind, TaskRow, TaskState
+from holdfast_server.catalog.wallet_keys import UnlockRow
 from holdfast_server.errors import FailedPrecondition, Reason, Unavailable
-from holdfast_server.tasks.credentials import SECRET_SECONDS, Credentials, WorkerKey, seal
+from holdfast_server.tasks.credentials import SECRET_SECONDS, WALLET_KEY, Binding, Credentials, WorkerKey, seal
 from holdfast_server.tasks.engine import NewTask
 from holdfast_server.tasks.run import Outcome, TaskRun
+from holdfast_server.wallets.envelope import KeyParameters, WalletKey
 from tests.unit.tasks.conftest import LEASE, World
 
 CANARY = "AGE-SECRET-KEY-1CANARYCANARYCANARY"
-KINDS = [field.name for field in fields(Credentials)]
+KINDS = ["passphrase", "private_key", "age_identity", "wallet_password"]
 FIRST = "00000000-0000-0000-0000-000000000001"
 SECOND = "00000000-0000-0000-0000-000000000002"
+BINDING = Binding("task", FIRST, "", 7)
+MINUTE = 60 * 1_000_000
 
 
 @pytest.fixture(scope="module")
@@ -76,42 +81,42 @@ def assert_key_required(row: TaskRow) -> None:
 # -- sealed and opened ---------------------------------------------------------------------------------------------
 
 
-@given(kind=st.sampled_from(KINDS), secret=st.text(max_size=2000), expires=st.integers(0, 2**62))
+@given(kind=st.sampled_from([*KINDS, WALLET_KEY]), secret=st.text(max_size=2000), expires=st.integers(0, 2**62))
 def test_what_is_sealed_is_opened(key: WorkerKey, kind: str, secret: str, expires: int) -> None:
-    given_ = Credentials(**{kind: secret})
-    assert key.open(seal(given_, key.public, "task", FIRST, expires), "task", expires) == given_
+    binding = replace(BINDING, expires=expires)
+    assert key.open(seal(kind, secret, key.public, binding), binding) == (kind, secret)
 
 
-def test_only_this_task_this_worker_and_this_expiry_open_it(key: WorkerKey) -> None:
-    sealed = seal(Credentials(age_identity=CANARY), key.public, "task", FIRST, 7)
-    assert key.open(sealed, "task", 7) is not None
-    assert key.open(sealed, "another", 7) is None
-    assert key.open(sealed, "task", 8) is None
-    assert WorkerKey(FIRST).open(sealed, "task", 7) is None
-    for_another = seal(Credentials(age_identity=CANARY), key.public, "task", SECOND, 7)
-    assert key.open(for_another, "task", 7) is None
+def test_only_this_task_this_worker_this_wallet_and_this_expiry_open_it(key: WorkerKey) -> None:
+    sealed = seal("age_identity", CANARY, key.public, BINDING)
+    assert key.open(sealed, BINDING) is not None
+    for other in ({"task_id": "another"}, {"expires": 8}, {"source_id": "wallet"}, {"owner": SECOND}):
+        assert key.open(sealed, replace(BINDING, **other)) is None
+    assert WorkerKey(FIRST).open(sealed, BINDING) is None
+    for_another = seal("age_identity", CANARY, key.public, replace(BINDING, owner=SECOND))
+    assert key.open(for_another, BINDING) is None
 
 
 @given(st.data())
 def test_altered_or_cut_bytes_do_not_open(key: WorkerKey, data: st.DataObject) -> None:
-    sealed = seal(Credentials(passphrase="x"), key.public, "task", FIRST, 7)
+    sealed = seal("passphrase", "x", key.public, BINDING)
     position = data.draw(st.integers(0, len(sealed) - 1))
     flipped = bytearray(sealed)
     flipped[position] ^= data.draw(st.integers(1, 255))
-    assert key.open(bytes(flipped), "task", 7) is None
-    assert key.open(sealed[:position], "task", 7) is None
-    assert key.open(sealed + b"\0", "task", 7) is None
+    assert key.open(bytes(flipped), BINDING) is None
+    assert key.open(sealed[:position], BINDING) is None
+    assert key.open(sealed + b"\0", BINDING) is None
 
 
 def test_sealed_bytes_tell_nothing(key: WorkerKey) -> None:
-    short, long = (seal(Credentials(passphrase=s), key.public, "task", FIRST, 7) for s in ("x", "x" * 100))
+    short, long = (seal("passphrase", secret, key.public, BINDING) for secret in ("x", "x" * 100))
     assert len(short) == len(long), "the length of a passphrase shows"
-    assert seal(Credentials(passphrase="x"), key.public, "task", FIRST, 7) != short
+    assert seal("passphrase", "x", key.public, BINDING) != short
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_credentials_show_nothing_and_are_not_pickled(kind: str) -> None:
-    one = Credentials(**{kind: CANARY})
+@pytest.mark.parametrize("values", [{kind: CANARY} for kind in KINDS] + [{"wallet_keys": (CANARY,)}])
+def test_credentials_show_nothing_and_are_not_pickled(values: dict[str, Any]) -> None:
+    one = Credentials(**values)
     order = NewTask(TaskKind.VERIFY, "admin", {}, [], [], credentials=one)
     for text in (repr(one), str(one), f"{one}", "%s %r" % (one, one), repr(order), repr([one])):  # noqa: UP031
         assert CANARY not in text
@@ -120,11 +125,21 @@ def test_credentials_show_nothing_and_are_not_pickled(kind: str) -> None:
             spread(one)
 
 
-def test_there_is_exactly_one_secret() -> None:
-    for values in ({}, {"passphrase": "a", "private_key": "b"}):
-        with pytest.raises(ValueError, match="exactly one") as caught:
-            Credentials(**values)
+def test_a_call_has_at_most_one_secret_and_credentials_hold_something() -> None:
+    for values in (
+        {},
+        {"passphrase": "a", "private_key": "b"},
+        {"passphrase": "a", "private_key": "", "wallet_keys": "k"},
+    ):
+        with pytest.raises(ValueError, match="given") as caught:
+            Credentials(**values)  # type: ignore[arg-type]
         assert "a" not in caught.value.args
+
+
+def test_what_was_sealed_one_by_one_is_put_together() -> None:
+    whole = Credentials.assemble([("wallet_password", "p"), (WALLET_KEY, "k1"), (WALLET_KEY, "k2"), (WALLET_KEY, "k1")])
+    assert (whole.call_secret, whole.wallet_keys) == (("wallet_password", "p"), ("k1", "k2"))
+    assert Credentials.assemble([(WALLET_KEY, "k1")]).call_secret is None
 
 
 # -- from the edge to the worker -----------------------------------------------------------------------------------
@@ -270,6 +285,140 @@ def test_rows_that_were_moved_or_altered_end_their_task(world: World) -> None:
         assert world.execute(row.task_id) == "failed"
         assert_key_required(world.row(row.task_id))
     assert found == []
+
+
+# -- keys of unlocked wallets --------------------------------------------------------------------------------------
+
+
+def wallet_key(number: int) -> WalletKey:
+    """A key as derived, without the time that takes."""
+    return WalletKey(bytes([number]) * 32, KeyParameters(bytes(16)))
+
+
+def unlock(world: World, source_id: str, key: WalletKey, seconds: int) -> int:
+    """As if an edge had unlocked it; gives when it locks itself."""
+    until = world.clock.now() + seconds * 1_000_000
+    with world.database.write() as connection:
+        wallet_keys.keep_unlock(connection, UnlockRow(source_id, key.key_id, until))
+    return until
+
+
+def create_with_keys(world: World, *keys: WalletKey, **secret: str) -> TaskRow:
+    world.clock.step(0.001)
+    credentials = Credentials(wallet_keys=tuple(key.to_text() for key in keys), **secret)  # type: ignore[arg-type]
+    new = NewTask(TaskKind.BACKUP, "admin", {}, ["a", "b"], [], credentials=credentials)
+    return world.engine.create(lambda _: new, None)
+
+
+def expiries(world: World) -> dict[str, int]:
+    s = schema.task_secrets
+    with world.database.read() as connection:
+        return {row[0]: row[1] for row in connection.execute(sa.select(s.c.source_id, s.c.expires))}
+
+
+def keys_at_work(world: World) -> list[list[bool]]:
+    """Of each task that follows: whether keys 1, 2 and 3 reached it."""
+    found: list[list[bool]] = []
+
+    def work(run: TaskRun) -> Outcome:
+        found.append([run.wallet_key(wallet_key(number).key_id) is not None for number in (1, 2, 3)])
+        return Outcome({}, "done")
+
+    world.handler.work = work
+    return found
+
+
+def test_each_key_waits_as_long_as_its_own_wallet_is_unlocked(world: World) -> None:
+    untils = {"a": unlock(world, "a", wallet_key(1), 60), "b": unlock(world, "b", wallet_key(2), 3600)}
+    found = keys_at_work(world)
+    both, later, last = (create_with_keys(world, wallet_key(1), wallet_key(2)) for _ in range(3))
+    assert both.has_credentials
+    assert expiries(world) == untils
+    assert world.execute(both.task_id) == "completed"
+    world.clock.step(60)
+    world.engine.tick()
+    assert expiries(world) == {"b": untils["b"]}
+    assert world.execute(later.task_id) == "completed"
+    world.clock.step(3600)
+    assert world.execute(last.task_id) == "completed", "the work itself says which source it cannot do"
+    assert found == [[True, True, False], [False, True, False], [False, False, False]]
+
+
+def test_a_key_waits_no_longer_than_the_secret_that_came_with_it(world: World) -> None:
+    until = unlock(world, "a", wallet_key(1), 3600)
+    short = unlock(world, "b", wallet_key(2), 60)
+    row = create_with_keys(world, wallet_key(1), wallet_key(2), wallet_password=CANARY)
+    given_ = world.row(row.task_id).create_time + SECRET_SECONDS * 1_000_000
+    assert given_ < until
+    assert expiries(world) == {"": given_, "a": given_, "b": short}
+
+
+def test_a_key_whose_wallet_is_locked_by_now_is_not_sealed(world: World) -> None:
+    unlock(world, "a", wallet_key(1), 60)
+    found = keys_at_work(world)
+    row = create_with_keys(world, wallet_key(1), wallet_key(3))
+    assert set(expiries(world)) == {"a"}
+    assert world.execute(row.task_id) == "completed"
+    assert found == [[True, False, False]]
+
+
+def test_locking_a_wallet_takes_its_key_alone_from_tasks_that_wait(world: World) -> None:
+    unlock(world, "a", wallet_key(1), 60)
+    unlock(world, "b", wallet_key(2), 60)
+    found = keys_at_work(world)
+    row = create_with_keys(world, wallet_key(1), wallet_key(2))
+    with world.database.write() as connection:
+        assert wallet_keys.forget_unlock(connection, "a", world.clock.now())
+        assert not wallet_keys.forget_unlock(connection, "a", world.clock.now())
+    assert set(expiries(world)) == {"b"}
+    assert world.execute(row.task_id) == "completed"
+    assert found == [[False, True, False]]
+
+
+def test_the_keyring_of_a_task_opens_with_keys_and_with_the_password(world: World) -> None:
+    unlock(world, "a", wallet_key(1), 60)
+    seen: list[tuple[str, list[str]]] = []
+
+    def work(run: TaskRun) -> Outcome:
+        seen.append((repr(run.keyring()), run.keyring().to_texts()))
+        return Outcome({}, "done")
+
+    world.handler.work = work
+    for row in (create_with_keys(world, wallet_key(1)), create(world), world.create()):
+        assert world.execute(row.task_id) == "completed"
+    row = create_with_keys(world, wallet_key(1), wallet_password=CANARY)
+    assert world.execute(row.task_id) == "completed"
+    text = wallet_key(1).to_text()
+    assert [texts for _, texts in seen] == [[text], [], [], [text, f"password {CANARY}"]]
+    assert not any(text.split()[-1] in shown or CANARY in shown for shown, _ in seen)
+
+
+def test_a_task_whose_keys_are_all_lost_has_no_keyring(world: World) -> None:
+    unlock(world, "a", wallet_key(1), 60)
+    run = world.claim(create_with_keys(world, wallet_key(1)).task_id)
+    assert run is not None
+    run.drop_credentials()
+    assert run.wallet_key(wallet_key(1).key_id) is None
+    with pytest.raises(FailedPrecondition) as caught:
+        run.keyring()
+    assert caught.value.reason is Reason.KEY_REQUIRED
+
+
+def test_a_thousand_wallets_fit_into_a_task(world: World) -> None:
+    made = [WalletKey(number.to_bytes(32, "big"), KeyParameters(bytes(16))) for number in range(1000)]
+    until = world.clock.now() + MINUTE
+    with world.database.write() as connection:
+        for number, key in enumerate(made):
+            wallet_keys.keep_unlock(connection, UnlockRow(f"w{number}", key.key_id, until))
+    found: list[int] = []
+
+    def work(run: TaskRun) -> Outcome:
+        found.append(sum(run.wallet_key(key.key_id) is not None for key in made))
+        return Outcome({}, "done")
+
+    world.handler.work = work
+    assert world.execute(create_with_keys(world, *made).task_id) == "completed"
+    assert found == [1000]
 
 
 # -- workers that live, and workers that do not --------------------------------------------------------------------

@@ -31,8 +31,8 @@ class Restores:
     def __init__(self, world: World, base: Path) -> None:
         (base / "data").mkdir()
         policy = FolderPolicy(str(base / "data"), ["/"])
-        world.handler = RestoreArchiveHandler(policy, ServiceLimits())  # type: ignore[assignment]
-        self.orders = RestoreArchiveOrders(world.engine, policy)
+        world.handler = RestoreArchiveHandler(policy, ServiceLimits(), world.clock)  # type: ignore[assignment]
+        self.orders = RestoreArchiveOrders(world.engine, policy, world.clock, world.wallet_keys(policy))
         self.world = world
         self.target = base / "target"
         self.archive = base / "archive"

@@ -34,8 +34,8 @@ class Restores(Fixture):
         assert result is not None
         self.backup_id = result["backup_ids"][0]
         policy = FolderPolicy(str(base / "data"), ["/"])
-        world.handler = RestoreHandler(world.database, policy)  # type: ignore[assignment]
-        self.restores = RestoreOrders(world.engine, policy)
+        world.handler = RestoreHandler(world.database, policy, world.clock)  # type: ignore[assignment]
+        self.restores = RestoreOrders(world.engine, policy, world.clock, world.wallet_keys(policy))
         self.target = base / "target"
         self.wanted = snapshot(base / "source")
 
