@@ -2,7 +2,8 @@
 
 A generated wallet and a real directory of this machine are backed up with the progress on the screen; the watch is
 dropped on purpose and resumed, the worker is killed in the middle; everything is verified, restored, and compared byte
-by byte with our own and with common tools. Any difference ends with a non-zero status.
+by byte with our own and with common tools. Then the wallet is backed up encrypted, and coins go from one wallet into
+another. Any difference ends with a non-zero status.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +57,7 @@ def main() -> int:
         rows = [back_up_wallet(wallet), back_up_directory(directory, process)]
         for row, source in zip(rows, (wallet, directory), strict=True):
             verify_restore_compare(row, source)
+        move_coins(wallet)
     print_table(rows, time.monotonic() - started)
     return 0
 
@@ -202,6 +205,50 @@ def verify_restore_compare(row: Row, source: Path) -> None:
     else:
         take_sums = f"tar xzOf {shlex.quote(str(row.archive))} holdfast-sha256sums.txt"
     shell(f"{take_sums} | (cd {shlex.quote(str(row.restored))} && sha256sum --quiet -c -) && echo all sums match")
+
+
+def move_coins(wallet: Path) -> None:
+    """Unlock, back up without a coin in clear, export an exact amount, import it into a second wallet."""
+    say("unlock the wallet: from now on its backups hold no coin in clear")
+    password, sent, second = ROOT / "password.txt", ROOT / "sent", ROOT / "wallets" / "Second"
+    password.write_text("correct horse battery")
+    command("holdfast", "wallet", "balance", "wallet")
+    command("holdfast", "wallet", "unlock", "wallet", "--password-file", str(password))
+    create = ["holdfast", "backup", "create", "wallet", "--to", str(ROOT / "backups"), "--format", "zip"]
+    command(*create, "--tag", "encrypted")
+    sealed = next((ROOT / "backups").glob("*encrypted*.zip"))
+    look_for_coins(wallet, sealed)
+    command("holdfast", "wallet", "lock", "wallet")
+
+    say("export an exact amount as a picture, and import it into a second wallet")
+    command("python", "-m", "holdfast_server.wallets.generate", str(second), "--coins", "20", "--seed", "8")
+    command("holdfast", "source", "register", str(second), "--kind", "wallet", "--id", "second")
+    export = ["holdfast", "wallet", "export", "wallet", "1234.56", "--to", str(sent), "--create-folder"]
+    command(*export, "--format", "png", "--tag", "demo")
+    command("holdfast", "wallet", "import", "second", *map(str, sorted(sent.iterdir())))
+
+    say("restore the encrypted backup as a wallet of its own: every coin is counted again")
+    with holdfast.connect() as client:
+        backup_id = next(iter(client.backups.list(source_id="wallet"))).backup_id
+    restore = ["holdfast", "restore", backup_id, "--to-new-wallet", str(ROOT / "restored" / "Again"), "--id", "again"]
+    command(*restore, "--password-file", str(password))
+    for source_id in ("wallet", "second", "again"):
+        command("holdfast", "wallet", "balance", source_id)
+
+
+def look_for_coins(wallet: Path, archive: Path) -> None:
+    """No authenticity number of Bank and Fracked may be in the archive, and they are in the one made before."""
+    numbers = [path.read_bytes()[-16:] for folder in ("Bank", "Fracked") for path in (wallet / folder).iterdir()]
+
+    def found(path: Path) -> int:
+        with zipfile.ZipFile(path) as opened:
+            content = b"".join(map(opened.read, opened.namelist()))
+        return sum(number in content for number in numbers)
+
+    clear = next(path for path in archive.parent.glob("*.zip") if path != archive)
+    print(f"coins in clear: {found(clear):,} in {clear.name}, {found(archive)} in {archive.name}")
+    if not found(clear) or found(archive):
+        raise SystemExit("a backup of the unlocked wallet holds coins in clear")
 
 
 def compare_attributes(source: Path, restored: Path) -> None:

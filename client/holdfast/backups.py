@@ -184,11 +184,14 @@ class Restores:
         paths: Iterable[str] = (),
         dry_run: bool = False,
         credentials: Credentials | None = None,
+        decrypt_coins: bool | None = None,
         request_id: str | None = None,
     ) -> TaskHandle[RestoreResult]:
         """Start a restore into `folder`, an absolute path on the server that does not exist yet or is empty.
 
-        `paths`: only these entries of the backup and all below them. A sealed backup needs `credentials`.
+        `paths`: only these entries of the backup and all below them. A sealed backup needs `credentials`. Coins that
+        the backup encrypted are decrypted with a wallet password as these, or, with `decrypt_coins`, with the key of
+        the unlocked wallet; otherwise they stay as they are.
         """
         request = restore_service_pb2.RestoreBackupRequest(
             backup_id=backup_id,
@@ -198,8 +201,36 @@ class Restores:
             credentials=wire_credentials(credentials),
             request_id=request_id or str(uuid.uuid4()),
         )
-        task = to_task(self._connection.create(self._connection.restores.RestoreBackup, request))
-        return TaskHandle(self._connection, task)
+        if decrypt_coins is not None:
+            request.decrypt_coins = decrypt_coins
+        return self._restore(request)
+
+    def to_new_wallet(
+        self,
+        backup_id: str,
+        folder: str | os.PathLike[str],
+        *,
+        display_name: str = "",
+        source_id: str | None = None,
+        create_parents: bool = False,
+        dry_run: bool = False,
+        credentials: Credentials | None = None,
+        request_id: str | None = None,
+    ) -> TaskHandle[RestoreResult]:
+        """Start a restore of a wallet's backup into `folder`, an absolute path on the server that does not exist yet or
+        is empty, and register it as a wallet: `source_id` of the result, by default derived from the folder's name.
+
+        Nothing appears unless every coin of the backup is there exactly once. Coins that the backup encrypted need a
+        wallet password as `credentials`, or the wallet unlocked.
+        """
+        request = restore_service_pb2.RestoreBackupRequest(
+            backup_id=backup_id,
+            new_wallet=_new_wallet(folder, display_name, source_id, create_parents=create_parents),
+            dry_run=dry_run,
+            credentials=wire_credentials(credentials),
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        return self._restore(request)
 
     def archive_to_new_folder(
         self,
@@ -210,24 +241,71 @@ class Restores:
         paths: Iterable[str] = (),
         limits: ArchiveLimits | None = None,
         credentials: Credentials | None = None,
+        decrypt_coins: bool | None = None,
         dry_run: bool = False,
         request_id: str | None = None,
     ) -> TaskHandle[RestoreArchiveResult]:
         """Start a restore of any zip, tar, tar.gz or tar.zst file of the server, each also sealed with age, into a new
         folder; both paths are absolute ones on the server.
 
-        The file is read as hostile input; its kind is found out from its content. `credentials` open a sealed
-        one. A dry run reads and checks the archive and writes nothing.
+        The file is read as hostile input; its kind is found out from its content. `credentials` open a sealed one, or
+        the coins that were encrypted; `decrypt_coins` decrypts these with the keys of unlocked wallets. A dry run reads
+        and checks the archive and writes nothing.
         """
-        given = dataclasses.asdict(limits) if limits is not None else None
         request = restore_service_pb2.RestoreArchiveRequest(
             archive_path=wire_path(archive_path),
             new_folder=restore_pb2.NewFolderTarget(folder=wire_path(folder), create_parents=create_parents),
             paths=[wire_path(path) for path in paths],
-            limits=restore_pb2.ArchiveLimits(**given) if given else None,
+            limits=_wire_limits(limits),
             dry_run=dry_run,
             credentials=wire_credentials(credentials),
             request_id=request_id or str(uuid.uuid4()),
         )
+        if decrypt_coins is not None:
+            request.decrypt_coins = decrypt_coins
+        return self._restore_archive(request)
+
+    def archive_to_new_wallet(
+        self,
+        archive_path: str | os.PathLike[str],
+        folder: str | os.PathLike[str],
+        *,
+        display_name: str = "",
+        source_id: str | None = None,
+        create_parents: bool = False,
+        limits: ArchiveLimits | None = None,
+        credentials: Credentials | None = None,
+        dry_run: bool = False,
+        request_id: str | None = None,
+    ) -> TaskHandle[RestoreArchiveResult]:
+        """Start a restore of an archive that Holdfast made of a wallet, as `to_new_wallet` does of a backup that the
+        server knows."""
+        request = restore_service_pb2.RestoreArchiveRequest(
+            archive_path=wire_path(archive_path),
+            new_wallet=_new_wallet(folder, display_name, source_id, create_parents=create_parents),
+            limits=_wire_limits(limits),
+            dry_run=dry_run,
+            credentials=wire_credentials(credentials),
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        return self._restore_archive(request)
+
+    def _restore(self, request: restore_service_pb2.RestoreBackupRequest) -> TaskHandle[RestoreResult]:
+        task = to_task(self._connection.create(self._connection.restores.RestoreBackup, request))
+        return TaskHandle(self._connection, task)
+
+    def _restore_archive(self, request: restore_service_pb2.RestoreArchiveRequest) -> TaskHandle[RestoreArchiveResult]:
         task = to_task(self._connection.create(self._connection.restores.RestoreArchive, request))
         return TaskHandle(self._connection, task)
+
+
+def _new_wallet(
+    folder: str | os.PathLike[str], display_name: str, source_id: str | None, *, create_parents: bool
+) -> restore_pb2.NewWalletTarget:
+    return restore_pb2.NewWalletTarget(
+        folder=wire_path(folder), display_name=display_name, source_id=source_id, create_parents=create_parents
+    )
+
+
+def _wire_limits(limits: ArchiveLimits | None) -> restore_pb2.ArchiveLimits | None:
+    return restore_pb2.ArchiveLimits(**dataclasses.asdict(limits)) if limits is not None else None

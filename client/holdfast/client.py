@@ -24,6 +24,7 @@ from holdfast.models import Health
 from holdfast.settings import Settings, find_settings
 from holdfast.sources import Sources
 from holdfast.task import Tasks
+from holdfast.wallets import Wallets
 
 __all__ = ["Client", "connect"]
 
@@ -71,6 +72,7 @@ class Client:
         self._connection = Connection(settings, timeout=timeout, connect_timeout=connect_timeout)
         self.address = settings.address
         self.sources = Sources(self._connection)
+        self.wallets = Wallets(self._connection)
         self.backups = Backups(self._connection)
         self.exports = Exports(self._connection)
         self.restores = Restores(self._connection)

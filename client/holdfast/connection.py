@@ -30,6 +30,7 @@ from holdfast.v1 import (
     restore_service_pb2_grpc,
     source_service_pb2_grpc,
     task_service_pb2_grpc,
+    wallet_service_pb2_grpc,
 )
 
 __all__ = ["Connection"]
@@ -69,6 +70,7 @@ class Connection:
             options.append(("grpc.enable_http_proxy", 0))
         self.channel = grpc.insecure_channel(settings.address, options=options)
         self.sources = _stub(source_service_pb2_grpc.SourceServiceStub, self.channel)
+        self.wallets = _stub(wallet_service_pb2_grpc.WalletServiceStub, self.channel)
         self.backups = _stub(backup_service_pb2_grpc.BackupServiceStub, self.channel)
         self.exports = _stub(export_service_pb2_grpc.ExportServiceStub, self.channel)
         self.restores = _stub(restore_service_pb2_grpc.RestoreServiceStub, self.channel)

@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from enum import Enum, StrEnum
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -38,6 +39,8 @@ RESULTS: Mapping[str, type[TaskResult]] = {
     "restore_archive_result": models.RestoreArchiveResult,
     "verify_result": models.VerifyResult,
     "export_backup_result": models.ExportBackupResult,
+    "export_coins_result": models.ExportCoinsResult,
+    "import_coins_result": models.ImportCoinsResult,
 }
 
 _Reader = Callable[[Any, str], Any]
@@ -143,6 +146,10 @@ def _reader(hint: Any) -> _Reader:
         return lambda message, name: tuple(getattr(message, name))
     if origin is Mapping:
         return lambda message, name: dict(getattr(message, name))
+    if hint is Decimal:
+        return lambda message, name: Decimal(getattr(message, name) or 0)
+    if dataclasses.is_dataclass(hint):
+        return lambda message, name: from_message(cast("Any", hint), getattr(message, name))
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return lambda message, name: _enum(hint, message, name) or hint("UNKNOWN")
     return lambda message, name: getattr(message, name)

@@ -12,6 +12,8 @@ __all__ = [
     "ArchiveFormat",
     "BackupKind",
     "BackupState",
+    "CoinFileFormat",
+    "CoinGeneration",
     "EventKind",
     "HealthStatus",
     "LogLevel",
@@ -142,6 +144,25 @@ class MaintenanceState(StrEnum):
     CHECKING = "CHECKING"
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
+
+
+class CoinFileFormat(StrEnum):
+    """Format of files of exported coins."""
+
+    UNKNOWN = "UNKNOWN"
+    ZIP = "ZIP"
+    STACK = "STACK"
+    PNG = "PNG"
+    BIN = "BIN"
+
+
+class CoinGeneration(StrEnum):
+    """Generation of a coin."""
+
+    UNKNOWN = "UNKNOWN"
+    V1 = "V1"
+    V2 = "V2"
+    V3 = "V3"
 
 
 class EventKind(StrEnum):

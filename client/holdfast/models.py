@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from holdfast.enums import (
@@ -16,6 +17,7 @@ from holdfast.enums import (
     ArchiveFormat,
     BackupKind,
     BackupState,
+    CoinGeneration,
     EventKind,
     HealthStatus,
     LogLevel,
@@ -28,6 +30,7 @@ from holdfast.enums import (
     TaskState,
     VerifyLevel,
 )
+from holdfast.wallet_models import CoinSummary, CoinTotal, DenominationTotal
 
 __all__ = [
     "ArchiveLimits",
@@ -39,9 +42,11 @@ __all__ = [
     "Discovery",
     "Event",
     "ExportBackupResult",
+    "ExportCoinsResult",
     "ExportedFile",
     "Health",
     "LogLine",
+    "ImportCoinsResult",
     "OtherResult",
     "PlannedEntry",
     "Progress",
@@ -307,7 +312,10 @@ class RestoreResult:
     planned_entries: tuple[PlannedEntry, ...]
     source_id: str | None
     rollback_id: str | None
+    restored_coins: CoinSummary | None
     changed_paths: tuple[str, ...]
+    files_decrypted: int
+    files_encrypted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,7 +351,10 @@ class RestoreArchiveResult:
     files_verified: int
     entries_skipped: int
     source_id: str | None
+    restored_coins: CoinSummary | None
     has_checksums: bool
+    files_decrypted: int
+    files_encrypted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -363,11 +374,28 @@ class VerifyResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedFile:
-    """One file that an export wrote."""
+    """One file that an export wrote. `coins`, `amount` and `generation` are 0 and None for an exported backup."""
 
     path: str
     size: int
     sha256: str
+    coins: int
+    amount: Decimal
+    generation: CoinGeneration | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportCoinsResult:
+    """Result of EXPORT_COINS. `files` of a dry run have neither size nor hash, and it has no receipt."""
+
+    source_id: str
+    amount: Decimal
+    coins: int
+    files: tuple[ExportedFile, ...]
+    file_count: int
+    coins_fracked: int
+    denominations: tuple[DenominationTotal, ...]
+    receipt_path: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,6 +413,22 @@ class ExportBackupResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImportCoinsResult:
+    """Result of IMPORT_COINS; of a dry run what would be done. `problem_files` holds at most 100 paths."""
+
+    source_id: str
+    folder: str
+    imported: CoinTotal
+    duplicates: CoinTotal
+    files_read: int
+    files_moved: int
+    files_duplicate: int
+    files_corrupted: int
+    files_encrypted: int
+    problem_files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OtherResult:
     """Result of a kind that this client does not know in detail: the message's name and its fields as plain data."""
 
@@ -392,7 +436,16 @@ class OtherResult:
     fields: Mapping[str, Any]
 
 
-TaskResult = BackupResult | RestoreResult | RestoreArchiveResult | VerifyResult | ExportBackupResult | OtherResult
+TaskResult = (
+    BackupResult
+    | RestoreResult
+    | RestoreArchiveResult
+    | VerifyResult
+    | ExportBackupResult
+    | ExportCoinsResult
+    | ImportCoinsResult
+    | OtherResult
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
@@ -12,7 +13,8 @@ __all__ = ["to_dict"]
 
 
 def to_dict(value: Any) -> Any:
-    """Any value of `holdfast.models` as JSON-compatible data: times as RFC 3339 in UTC, spans as seconds."""
+    """Any value of `holdfast.models` as JSON-compatible data: times as RFC 3339 in UTC, spans as seconds,
+    amounts as decimal text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_dict(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -23,4 +25,6 @@ def to_dict(value: Any) -> Any:
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, timedelta):
         return value.total_seconds()
+    if isinstance(value, Decimal):
+        return f"{value:f}"
     return str(value) if isinstance(value, StrEnum) else value

@@ -17,8 +17,8 @@ RECONNECT_SECONDS = 120.0
 #: Called when a stream broke: the cause, and after how many seconds it is tried again.
 OnBreak = Callable[[HoldfastError, float], None]
 
-#: UNAVAILABLE for these reasons passes by itself; SOURCE_OFFLINE and STORAGE_UNREACHABLE need somebody.
-_PASSING = frozenset({Reason.CATALOG_BUSY, Reason.SHUTTING_DOWN})
+#: These reasons pass by themselves; SOURCE_OFFLINE, STORAGE_UNREACHABLE and READER_FAILED need somebody.
+_PASSING = frozenset({Reason.CATALOG_BUSY, Reason.SHUTTING_DOWN, Reason.READER_BUSY})
 
 #: How gRPC reports a stream whose connection was cut, apart from UNAVAILABLE: reset streams, an edge that stops.
 _CUT = frozenset({"UNKNOWN", "INTERNAL", "CANCELLED", "ABORTED"})

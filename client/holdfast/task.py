@@ -94,6 +94,15 @@ class TaskHandle(Generic[R]):
         self.task = to_task(self._connection.call(self._connection.tasks.CancelTask, request))
         return self.task
 
+    def resume(self) -> Task:
+        """Begin a new attempt of an export of coins that FAILED with EXPORT_UNPUBLISHED; watch it as any task.
+
+        Nothing happens to a task that has not ended. Raises FailedPrecondition/TASK_ENDED for any other end.
+        """
+        request = task_service_pb2.ResumeTaskRequest(task_id=self.task_id)
+        self.task = to_task(self._connection.call(self._connection.tasks.ResumeTask, request))
+        return self.task
+
     def log(self, *, from_line: int = 1, follow: bool = False, on_break: OnBreak | None = None) -> Iterator[LogLine]:
         """Lines of its log from `from_line` on; with `follow` until it has ended."""
         return follow_log(self._connection, self.task_id, from_line, follow=follow, on_break=on_break)
@@ -169,6 +178,11 @@ class Tasks:
         """See `TaskHandle.cancel`."""
         request = task_service_pb2.CancelTaskRequest(task_id=task_id)
         return to_task(self._connection.call(self._connection.tasks.CancelTask, request))
+
+    def resume(self, task_id: str) -> TaskHandle[TaskResult]:
+        """See `TaskHandle.resume`."""
+        request = task_service_pb2.ResumeTaskRequest(task_id=task_id)
+        return TaskHandle(self._connection, to_task(self._connection.call(self._connection.tasks.ResumeTask, request)))
 
     def log(
         self, task_id: str, *, from_line: int = 1, follow: bool = False, on_break: OnBreak | None = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from holdfast.models import Progress, Task
 
-__all__ = ["count", "eta", "local_time", "percent", "progress_line", "safe", "size", "span", "task_title"]
+__all__ = ["amount", "count", "eta", "local_time", "percent", "progress_line", "safe", "size", "span", "task_title"]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -22,6 +23,11 @@ def size(number: int | None) -> str:
             return f"{number} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} {_UNITS[-1]}"
+
+
+def amount(value: Decimal) -> str:
+    """`135,950.0001`; never an exponent."""
+    return f"{value:,f}"
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

@@ -43,7 +43,7 @@ from holdfast.v1 import (
 from holdfast_server.rpc.registry import NOT_BUILT_FILES
 from tests.harness import PATIENCE, Failure, Server, failure_of, make_tree, snapshot, until
 
-BUILT = {"SourceService", "BackupService", "ExportService", "RestoreService", "TaskService"}
+BUILT = {"SourceService", "WalletService", "BackupService", "ExportService", "RestoreService", "TaskService"}
 METHODS: list[MethodDescriptor] = [
     method for file in NOT_BUILT_FILES for service in file.services_by_name.values() for method in service.methods
 ]
@@ -174,14 +174,11 @@ def test_messages_not_built_yet_are_refused_by_name(place: Place) -> None:
     in_place = restore_calls.RestoreBackupRequest(backup_id=place.backup_id)
     in_place.in_place.SetInParent()
     in_place.credentials.passphrase = "canary-passphrase"
-    wallet = restore_calls.RestoreBackupRequest(backup_id=place.backup_id)
-    wallet.new_wallet.folder = str(place.base / "back")
     cases = [
         (server.backups.CreateBackup, maintained, "maintenance"),
         (server.backups.CreateBackup, repository, "repository"),
         (server.restores.RestoreBackup, sealed, "credentials.passphrase"),
         (server.restores.RestoreBackup, in_place, "in_place"),
-        (server.restores.RestoreBackup, wallet, "new_wallet"),
         (
             server.backups.VerifyBackup,
             backup_calls.VerifyBackupRequest(backup_id=place.backup_id, level=backup_pb2.VERIFY_LEVEL_RESTORE_DRILL),
@@ -419,6 +416,7 @@ def test_wrong_restores(place: Place) -> None:
 
 def test_wrong_restores_of_archives(place: Place) -> None:
     server, base = place.server, place.base
+    server.forget_wallets()  # with keys of an unlocked one at hand, decrypting is not refused at once
     archive = next(place.folder.iterdir())
     (base / "full").mkdir()
     (base / "full" / "f").write_text("x")
@@ -434,11 +432,13 @@ def test_wrong_restores_of_archives(place: Place) -> None:
         return request
 
     no_target = restore_calls.RestoreArchiveRequest(archive_path=str(archive))
-    wallet = restore_calls.RestoreArchiveRequest(archive_path=str(archive))
+    wallet = restore_calls.RestoreArchiveRequest(archive_path=str(archive), paths=["Bank"])
     wallet.new_wallet.folder = str(base / "new")
+    unplaced = restore_calls.RestoreArchiveRequest(archive_path=str(archive))
+    unplaced.new_wallet.folder = "relative"
     limits = restore_pb2.ArchiveLimits
     canary = "canary-secret-4711"
-    password = credentials_pb2.Credentials(wallet_password=canary)
+    passphrase = credentials_pb2.Credentials(passphrase=canary)
     bad_key = credentials_pb2.Credentials(age_identity=canary)
     cases: list[tuple[restore_calls.RestoreArchiveRequest, str, str]] = [
         (restore(""), "INVALID_ARGUMENT/INVALID_FIELD", "archive_path"),
@@ -455,8 +455,10 @@ def test_wrong_restores_of_archives(place: Place) -> None:
         (restore(limits=limits(max_depth=0)), "INVALID_ARGUMENT/INVALID_FIELD", "limits.max_depth"),
         (restore(request_id="x"), "INVALID_ARGUMENT/INVALID_FIELD", "request_id"),
         (restore(credentials=bad_key), "INVALID_ARGUMENT/INVALID_FIELD", "credentials.age_identity"),
-        (restore(credentials=password), "UNIMPLEMENTED/NOT_AVAILABLE", "credentials.wallet_password"),
-        (wallet, "UNIMPLEMENTED/NOT_AVAILABLE", "new_wallet"),
+        (restore(credentials=passphrase), "UNIMPLEMENTED/NOT_AVAILABLE", "credentials.passphrase"),
+        (wallet, "INVALID_ARGUMENT/INVALID_FIELD", "paths"),
+        (unplaced, "INVALID_ARGUMENT/INVALID_FIELD", "new_wallet.folder"),
+        (restore(decrypt_coins=True), "FAILED_PRECONDITION/KEY_REQUIRED", ""),
         (restore(base / "missing.zip"), "FAILED_PRECONDITION/FILE_NOT_FOUND", ""),
         (restore(base), "FAILED_PRECONDITION/FILE_NOT_FOUND", ""),
         (restore(base / "link.zip"), "FAILED_PRECONDITION/FILE_NOT_FOUND", ""),
@@ -491,6 +493,7 @@ def test_states_of_sources_and_backups_that_refuse(place: Place) -> None:
     failure = refused(server.backups.CreateBackup, order(place))
     assert failure.name == "UNAVAILABLE/SOURCE_OFFLINE"
     os.rename(place.base / "moved", place.source)
+    server.forget_wallets()
     nothing = backup_calls.CreateBackupRequest(all_wallets=True, archive=order(place).archive)
     assert refused(server.backups.CreateBackup, nothing).name == "FAILED_PRECONDITION/NO_SOURCES"
 

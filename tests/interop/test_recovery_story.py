@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import REPOSITORY, Server, make_tree, snapshot
+from holdfast.v1 import source_pb2, wallet_service_pb2
+from tests.harness import PATIENCE, REPOSITORY, Server, make_tree, snapshot
+from tests.restored_wallets import PASSWORD, make_wallet
 
 STORY = REPOSITORY / "docs" / "recovery.md"
 TOOLS = ("age", "age-keygen", "tar", "sha256sum", "sed")
@@ -34,6 +36,31 @@ def run(script: str, folder: Path, environment: dict[str, str]) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_wallet_comes_back_from_its_archive_and_its_password(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    missing = [tool for tool in ("unzip", "sha256sum") if shutil.which(tool, path=path) is None]
+    if missing:
+        pytest.skip(f"not installed here: {', '.join(missing)}")
+    wallet, desk = make_wallet(tmp_path / "wallet"), tmp_path / "desk"
+    desk.mkdir()
+    with Server(tmp_path / "server") as server:
+        server.register(wallet, "wallet", kind=source_pb2.SOURCE_KIND_WALLET)
+        unlock = wallet_service_pb2.UnlockWalletRequest(source_id="wallet", password=PASSWORD)
+        server.wallets.UnlockWallet(unlock, timeout=PATIENCE)
+        made = server.backup("wallet", desk).backup_result
+    assert made.files_reencrypted > 0
+    os.rename(made.output_files[0], desk / "wallet.zip")
+    shutil.rmtree(tmp_path / "server")
+    before = {str(file.relative_to(wallet)): file.read_bytes() for file in wallet.rglob("*") if file.is_file()}
+    shutil.rmtree(wallet)
+    (desk / "password.txt").write_text(PASSWORD + "\n")
+
+    run(commands("A wallet's coins", STORY.read_text()), desk, {"PATH": path, "HOME": str(tmp_path)})
+
+    back = desk / "wallet"
+    assert {str(file.relative_to(back)): file.read_bytes() for file in back.rglob("*") if file.is_file()} == before
 
 
 def test_the_server_is_lost_and_the_archive_kept(tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ import click
 
 from holdfast import __version__
 from holdfast.cli.backup import backup
+from holdfast.cli.coin import coin
 from holdfast.cli.export import export
 from holdfast.cli.health import health
 from holdfast.cli.restore import restore
 from holdfast.cli.session import Session, exit_code, write_error
 from holdfast.cli.source import source
 from holdfast.cli.task import task
+from holdfast.cli.wallet import wallet
 from holdfast.cli.watching import DETACHED
 from holdfast.errors import HoldfastError
 
@@ -27,6 +29,8 @@ Examples:
   holdfast health
   holdfast source register ~/wallets/Default --kind wallet
   holdfast source register /srv/minecraft --id minecraft --ignore '*.log'
+  holdfast wallet balance default
+  holdfast wallet unlock default
   holdfast backup create default minecraft --to /backups --format zip
   holdfast backup list --source minecraft
   holdfast restore BACKUP_ID --to /tmp/look
@@ -39,6 +43,7 @@ Exit codes:
   2    wrong usage, or the server refused the request as invalid
   3    the task completed with warnings
   4    the task was cancelled
+  5    holdfast coin: the password is not the one
   130  Ctrl-C detached from a task; the task goes on
 """
 
@@ -72,9 +77,11 @@ def cli(
 
 
 cli.add_command(source)
+cli.add_command(wallet)
 cli.add_command(backup)
 cli.add_command(restore)
 cli.add_command(export)
+cli.add_command(coin)
 cli.add_command(task)
 cli.add_command(health)
 

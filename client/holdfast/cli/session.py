@@ -10,9 +10,9 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.console import Console
@@ -93,14 +93,16 @@ class Session:
             fields = value if isinstance(value, dict) else to_dict(value)
             click.echo(json.dumps({"type": kind, **fields}, ensure_ascii=False))
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """A table for people: as wide as its content where nobody looks at a screen. Not with `--json`."""
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()) -> None:
+        """A table for people: as wide as its content where nobody looks at a screen; columns of numbers, named in
+        `right`, end at their right. Not with `--json`."""
         if self.json:
             return
         screen = sys.stdout.isatty()
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False, pad_edge=False)
         for name in columns:
-            table.add_column(name, overflow="fold", no_wrap=not screen)
+            justify: Literal["left", "right"] = "right" if name in right else "left"
+            table.add_column(name, overflow="fold", no_wrap=not screen, justify=justify)
         for row in rows:
             table.add_row(*(Text(safe(cell)) for cell in row))
         console = Console(highlight=False, width=None if screen else 1_000_000)

@@ -127,6 +127,9 @@ def unregister(session: Session, source_id: str) -> int:
     left = session.client.sources.unregister(source_id)
     session.emit("unregistered", left)
     session.line(f"forgot {safe(source_id)}; {count(left.backups_kept, 'backup')} kept")
+    if left.reserved_coins_kept:
+        coins = count(left.reserved_coins_kept, "coin")
+        session.note(f"warning: {coins} in its folder .holdfast belong to exports that have not ended")
     return 0
 
 

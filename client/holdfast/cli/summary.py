@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from holdfast.cli.session import Session
 from holdfast.enums import TaskKind, TaskState
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, Reason
 from holdfast.models import (
     BackupResult,
     ExportBackupResult,
+    ExportCoinsResult,
+    ImportCoinsResult,
     OtherResult,
     RestoreArchiveResult,
     RestoreResult,
@@ -17,7 +19,7 @@ from holdfast.models import (
     VerifyResult,
 )
 from holdfast.plain import to_dict
-from holdfast.text import count, percent, safe, size
+from holdfast.text import amount, count, percent, safe, size
 
 __all__ = ["summarise", "write_task_error"]
 
@@ -39,6 +41,10 @@ def summarise(session: Session, task: Task) -> None:
         _verify(session, task.result)
     elif isinstance(task.result, ExportBackupResult):
         _export(session, task, task.result)
+    elif isinstance(task.result, ExportCoinsResult):
+        _exported_coins(session, task, task.result)
+    elif isinstance(task.result, ImportCoinsResult):
+        _import(session, task, task.result)
     elif isinstance(task.result, OtherResult):
         session.record((name, str(to_dict(value))) for name, value in task.result.fields.items())
     if task.cleanup is not None:
@@ -50,6 +56,8 @@ def summarise(session: Session, task: Task) -> None:
     if task.state is TaskState.FAILED and task.error is not None:
         write_task_error(session, task.error)
         session.note(f"log: {session.command('task', 'log', task.task_id)}")
+        if task.error.reason == Reason.EXPORT_UNPUBLISHED:
+            session.note(f"then finish it: {session.command('task', 'resume', task.task_id)}")
 
 
 def write_task_error(session: Session, error: TaskError) -> None:
@@ -129,6 +137,7 @@ def _restore(session: Session, task: Task, result: RestoreResult) -> None:
     session.line(f"restored into {safe(result.folder)}")
     session.line(f"  {_entries(result)}, {size(result.restored_size)}")
     session.line(f"  {count(result.files_verified, 'file')} hashed again and equal to the backup")
+    _coins(session, result)
 
 
 def _archive(session: Session, task: Task, result: RestoreArchiveResult) -> None:
@@ -142,8 +151,21 @@ def _archive(session: Session, task: Task, result: RestoreArchiveResult) -> None
     else:
         checked = "its own checksums only" if result.has_checksums else "no checksums at all"
         session.line(f"  the archive has no manifest: {checked} to compare with")
+    _coins(session, result)
     if result.entries_skipped:
         session.line(f"  {count(result.entries_skipped, 'special entry', 'special entries')} left out")
+
+
+def _coins(session: Session, result: RestoreResult | RestoreArchiveResult) -> None:
+    if result.files_decrypted:
+        session.line(f"  {count(result.files_decrypted, 'file')} decrypted")
+    if result.files_encrypted:
+        session.line(f"  coins stay encrypted: the backup holds {count(result.files_encrypted, 'such file')} (.hfcc)")
+    if result.restored_coins is not None:
+        total = result.restored_coins.total
+        session.line(f"  {count(total.coins, 'coin')} counted again, together {amount(total.amount)}")
+    if result.source_id:
+        session.line(f"  registered as wallet {safe(result.source_id)}")
 
 
 def _export(session: Session, task: Task, result: ExportBackupResult) -> None:
@@ -156,6 +178,48 @@ def _export(session: Session, task: Task, result: ExportBackupResult) -> None:
         session.line(f"  sha256 {result.file.sha256}")
     if not result.complete:
         session.line("  not complete: the backup misses something, or the format cannot hold it")
+
+
+def _exported_coins(session: Session, task: Task, result: ExportCoinsResult) -> None:
+    if task.dry_run:
+        session.line(f"would export {amount(result.amount)}, {count(result.coins, 'coin')}")
+    elif task.state in _STORED:
+        session.line(f"exported {amount(result.amount)}, {count(result.coins, 'coin')}")
+    if result.coins_fracked:
+        session.line(f"  {count(result.coins_fracked, 'coin')} of Fracked among them")
+    for one in result.denominations:
+        session.line(f"  {one.coins:,} x {amount(one.denomination)}")
+    for file in result.files:
+        session.line(safe(file.path))
+        held = f"{amount(file.amount)} in {count(file.coins, 'coin')}"
+        session.line(f"  {held}" if task.dry_run else f"  {held}, {size(file.size)}, sha256 {file.sha256}")
+    if result.file_count > len(result.files):
+        session.line(f"and {result.file_count - len(result.files):,} more files")
+    if result.receipt_path:
+        session.line(f"receipt {safe(result.receipt_path)} in the wallet")
+
+
+def _import(session: Session, task: Task, result: ImportCoinsResult) -> None:
+    if task.state not in _STORED:
+        return
+    verb = "would take" if task.dry_run else "took"
+    new = count(result.imported.coins, "coin")
+    session.line(
+        f"{verb} {new}, {amount(result.imported.amount)}, into {safe(result.folder)} of {safe(result.source_id)}"
+    )
+    if result.duplicates.coins:
+        held = count(result.duplicates.coins, "coin")
+        session.line(f"  {held}, {amount(result.duplicates.amount)}, that the wallet held already")
+    for number, what in (
+        (result.files_moved, "to Imported"),
+        (result.files_duplicate, "to Duplicates"),
+        (result.files_corrupted, "to Corrupted: no coin can be read in it"),
+        (result.files_encrypted, "encrypted, and left where it was"),
+    ):
+        if number:
+            session.line(f"  {count(number, 'file')} {what}")
+    for path in result.problem_files:
+        session.line(f"    {safe(path)}")
 
 
 def _entries(result: RestoreResult | RestoreArchiveResult | ExportBackupResult) -> str:

@@ -28,7 +28,7 @@ def _name(word: str) -> str:
 
 @click.group()
 def task() -> None:
-    """Show, watch and cancel tasks."""
+    """Show, watch, cancel and resume tasks."""
 
 
 @task.command("list", cls=Command)
@@ -116,6 +116,24 @@ def cancel(session: Session, task_id: str) -> int:
     ended = one.ended and one.state is not TaskState.CANCELLED
     session.line(f"{task_title(one)}: {one.state}{' before it could be cancelled' if ended else ''}")
     return 0
+
+
+@task.command(cls=Command)
+@click.argument("task_id")
+@click.option("--detach", is_flag=True, help="Do not wait for it.")
+@pass_session
+def resume(session: Session, task_id: str, detach: bool) -> int:
+    """Finish an export of coins that failed with EXPORT_UNPUBLISHED, and watch it.
+
+    Mend first what its error names, such as a folder that is gone or a full disk. If its coins are encrypted, unlock
+    the wallet.
+    """
+    handle = session.client.tasks.resume(task_id)
+    if detach:
+        session.emit("task", handle.task)
+        session.line(f"{task_title(handle.task)}: {handle.task.state}")
+        return 0
+    return watch_to_end(session, handle)
 
 
 @task.command(cls=Command)

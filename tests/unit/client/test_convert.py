@@ -10,11 +10,20 @@ import pytest
 from fake_service import stamp
 from google.protobuf.duration_pb2 import Duration
 
-from holdfast import enums, models
+from holdfast import enums, models, wallet_models
 from holdfast.convert import RESULTS, from_message, to_event, to_number, to_task, to_timestamp, wire_path
 from holdfast.errors import BadConfiguration
 from holdfast.plain import to_dict
-from holdfast.v1 import backup_pb2, export_pb2, restore_pb2, source_pb2, source_service_pb2, task_pb2
+from holdfast.v1 import (
+    backup_pb2,
+    export_pb2,
+    restore_pb2,
+    source_pb2,
+    source_service_pb2,
+    task_pb2,
+    wallet_pb2,
+    wallet_service_pb2,
+)
 
 PAIRS: list[tuple[Any, Any, set[str], set[str]]] = [
     # model, message, fields only in the message, fields only in the model
@@ -34,14 +43,21 @@ PAIRS: list[tuple[Any, Any, set[str], set[str]]] = [
     (models.VerifyResult, task_pb2.VerifyResult, set(), set()),
     (models.RestorePlan, restore_pb2.RestorePlan, set(), set()),
     (models.PlannedEntry, restore_pb2.PlannedEntry, set(), set()),
-    # Coins, amounts and generations come with the export of coins.
-    (models.ExportedFile, export_pb2.ExportedFile, {"coins", "amount", "generation"}, set()),
+    (models.ExportedFile, export_pb2.ExportedFile, set(), set()),
+    (models.ExportCoinsResult, task_pb2.ExportCoinsResult, set(), set()),
     (models.ExportBackupResult, task_pb2.ExportBackupResult, set(), set()),
     (models.LogLine, task_pb2.TaskLogLine, set(), set()),
     # Coins of a restored wallet come with the calls that restore wallets.
-    (models.RestoreResult, task_pb2.RestoreResult, {"restored_coins", "kept_coins", "suspect_coins"}, set()),
-    (models.RestoreArchiveResult, task_pb2.RestoreArchiveResult, {"restored_coins"}, set()),
+    (models.RestoreResult, task_pb2.RestoreResult, {"kept_coins", "suspect_coins"}, set()),
+    (models.RestoreArchiveResult, task_pb2.RestoreArchiveResult, set(), set()),
     (models.ArchiveLimits, restore_pb2.ArchiveLimits, set(), set()),
+    (wallet_models.CoinTotal, wallet_pb2.CoinTotal, set(), set()),
+    (wallet_models.DenominationTotal, wallet_pb2.DenominationTotal, set(), set()),
+    (wallet_models.FolderTotal, wallet_pb2.FolderTotal, set(), set()),
+    (wallet_models.Balance, wallet_pb2.Balance, set(), set()),
+    (wallet_models.Coin, wallet_pb2.Coin, set(), set()),
+    (wallet_models.CoinSummary, wallet_pb2.CoinSummary, set(), set()),
+    (wallet_models.UnlockedWallet, wallet_service_pb2.UnlockWalletResponse, set(), set()),
     (models.Event, task_pb2.TaskEvent, {"warning"}, {"problem", "warning_count"}),
 ]
 
@@ -69,7 +85,7 @@ def test_a_task_has_the_fields_of_its_message() -> None:
 @pytest.mark.parametrize("name", [name for name in enums.__all__ if name not in ("END_STATES", "HealthStatus")])
 def test_enums_are_the_wires(name: str) -> None:
     wire = "TaskEventKind" if name == "EventKind" else name
-    modules = (source_pb2, backup_pb2, task_pb2, restore_pb2)
+    modules = (source_pb2, wallet_pb2, export_pb2, backup_pb2, task_pb2, restore_pb2)
     wrapper = next(getattr(module, wire) for module in modules if hasattr(module, wire))
     ours = {member.value for member in getattr(enums, name)} - {"UNKNOWN"}
     zero = wrapper.DESCRIPTOR.values_by_number[0].name.removesuffix("UNSPECIFIED")
@@ -102,10 +118,10 @@ def test_results_by_kind() -> None:
         task = task_pb2.Task()
         getattr(task, field).SetInParent()
         assert type(to_task(task).result) is model
-    task = task_pb2.Task(import_coins_result=task_pb2.ImportCoinsResult(source_id="w", files_read=3))
+    task = task_pb2.Task(rollback_restore_result=task_pb2.RollbackRestoreResult(source_id="w"))
     result = to_task(task).result
     assert isinstance(result, models.OtherResult)
-    assert (result.name, result.fields["source_id"]) == ("ImportCoinsResult", "w")
+    assert (result.name, result.fields["source_id"]) == ("RollbackRestoreResult", "w")
     assert to_task(task_pb2.Task()).result is None
 
 
