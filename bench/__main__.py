@@ -12,7 +12,7 @@ from bench.report import EVIDENCE, ROOT, Result, write_evidence
 from bench.service import WORK
 from bench.trees import SIZES
 
-NAMES = ("startup", "idle", "cancel", "watchers", "archives", "memory", "profile")
+NAMES = ("startup", "idle", "cancel", "watchers", "wallet", "archives", "memory", "profile")
 
 
 def main() -> int:
@@ -32,6 +32,7 @@ def main() -> int:
         help="only this format in `memory`; repeatable",
     )
     parser.add_argument("--shape", metavar="TEXT", help="only shapes in `memory` whose name has this text")
+    parser.add_argument("--coins", type=int, default=100_000, metavar="N", help="coins in `wallet` (default: 100000)")
     parser.add_argument("--runs", type=int, metavar="N", help="how often each measurement is repeated")
     parser.add_argument("--evidence", action="store_true", help=f"write the tables into {EVIDENCE.relative_to(ROOT)}")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a target is missed")
@@ -61,6 +62,8 @@ def _command(name: str, options: argparse.Namespace) -> str:
         words += ["--size", options.size]
         words += [word for chosen in options.format or () for word in ("--format", chosen)]
         words += ["--shape", options.shape] if options.shape else []
+    if name == "wallet":
+        words += ["--coins", str(options.coins)]
     if options.runs:
         words += ["--runs", str(options.runs)]
     return shlex.join(words)

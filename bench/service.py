@@ -25,11 +25,15 @@ from holdfast.v1 import (
     backup_service_pb2_grpc,
     restore_service_pb2,
     restore_service_pb2_grpc,
+    source_pb2,
     source_service_pb2,
     source_service_pb2_grpc,
     task_pb2,
     task_service_pb2,
     task_service_pb2_grpc,
+    wallet_pb2,
+    wallet_service_pb2,
+    wallet_service_pb2_grpc,
 )
 
 __all__ = [
@@ -180,15 +184,32 @@ class Api:
         self.restores: Any = restore_service_pb2_grpc.RestoreServiceStub(self.channel)  # type: ignore[no-untyped-call]
         self.tasks: Any = task_service_pb2_grpc.TaskServiceStub(self.channel)  # type: ignore[no-untyped-call]
 
+        self.wallets: Any = wallet_service_pb2_grpc.WalletServiceStub(self.channel)  # type: ignore[no-untyped-call]
+
     def __enter__(self) -> Api:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.channel.close()
 
-    def register(self, source_id: str, path: Path) -> None:
-        request = source_service_pb2.RegisterSourceRequest(source_id=source_id, path=str(path))
+    def register(self, source_id: str, path: Path, kind: int = source_pb2.SOURCE_KIND_DIRECTORY) -> None:
+        request = source_service_pb2.RegisterSourceRequest(source_id=source_id, path=str(path), kind=kind)  # type: ignore[arg-type]
         self.sources.RegisterSource(request, metadata=self.metadata, timeout=30)
+
+    def balance(self, source_id: str) -> wallet_pb2.Balance:
+        request = wallet_service_pb2.GetBalanceRequest(source_id=source_id)
+        balance: wallet_pb2.Balance = self.wallets.GetBalance(request, metadata=self.metadata, timeout=60)
+        return balance
+
+    def count_coins(self, source_id: str, page_size: int) -> int:
+        """Fetch all pages of a wallet's coins."""
+        request, coins = wallet_service_pb2.ListCoinsRequest(source_id=source_id, page_size=page_size), 0
+        while True:
+            page = self.wallets.ListCoins(request, metadata=self.metadata, timeout=60)
+            coins += len(page.coins)
+            if not page.next_page_token:
+                return coins
+            request.page_token = page.next_page_token
 
     def start_backup(
         self, source_ids: list[str], folder: Path, archive_format: int, request_id: str | None = None
