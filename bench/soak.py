@@ -52,8 +52,8 @@ SUITES = (
     Suite(
         "coin-exports",
         "SIGKILL of worker, edge, supervisor or all during an export of coins, and before any line of one",
-        rounds=50,
-        per_round=10,
+        rounds=25,
+        per_round=20,
         arguments=["tests/fault/test_coin_exports.py", "tests/unit/tasks/test_export_coins_attempts.py", "-k", "kill"],
         environment={"HOLDFAST_COIN_KILLS": "10"},
     ),
@@ -68,10 +68,10 @@ SUITES = (
     Suite(
         "coin-imports",
         "SIGKILL during imports of coins, at random moments and at each step of their journal",
-        rounds=50,
-        per_round=10,
+        rounds=21,
+        per_round=12,
         arguments=["tests/fault/test_import_kills.py", "-k", "kills"],
-        environment={"HOLDFAST_KILLS": "10"},
+        environment={"HOLDFAST_KILLS": "12"},
     ),
     Suite(
         "cancels",
