@@ -21,11 +21,13 @@ from holdfast_server.config import Config, ConfigError
 from holdfast_server.process import Child, forbid_core_dumps, raise_file_limit
 
 if TYPE_CHECKING:
+    from holdfast_server.rpc.services import Services
     from holdfast_server.storage.policy import FolderPolicy
     from holdfast_server.tasks.backup_life import BackupLife
     from holdfast_server.tasks.engine import TaskEngine
     from holdfast_server.tasks.rebuild import Finding, RebuildSummary
     from holdfast_server.tasks.wallet_keys import WalletKeys
+    from holdfast_server.tasks.wallet_reader import WalletReader
 
 __all__ = ["ADDRESS_FILE", "prepare_data_dir", "rebuild_catalog", "run_edge", "run_worker", "software_version"]
 
@@ -64,53 +66,16 @@ def prepare_data_dir(config: Config) -> None:
 def run_edge(config: Config, child: Child, bound: str | None) -> int:
     """Serve gRPC until SIGTERM. A second SIGTERM ends the remaining streams at once."""
     from holdfast_server.auth import Authenticator
-    from holdfast_server.catalog.database import Database
     from holdfast_server.rpc.interceptors import CallInterceptor, StreamPlaces
-    from holdfast_server.rpc.registry import NOT_BUILT_FILES, Services, register_services
+    from holdfast_server.rpc.registry import NOT_BUILT_FILES, register_services
     from holdfast_server.rpc.server import NotBuiltYet, build_server
-    from holdfast_server.tasks.backup_life import BackupLife
-    from holdfast_server.tasks.backup_orders import BackupOrders
-    from holdfast_server.tasks.engine import TaskEngine
-    from holdfast_server.tasks.export import ExportOrders
-    from holdfast_server.tasks.export_coins_orders import ExportCoinsOrders
-    from holdfast_server.tasks.import_coins import ImportOrders
-    from holdfast_server.tasks.queue import DbosQueue, migrate_queue
-    from holdfast_server.tasks.restore import RestoreOrders
-    from holdfast_server.tasks.restore_archive import RestoreArchiveOrders
-    from holdfast_server.tasks.sources import SourceRegistry
-    from holdfast_server.tasks.verify import VerifyOrders
-    from holdfast_server.tasks.wallet_keys import WalletKeys
-    from holdfast_server.tasks.wallet_queries import WalletQueries
     from holdfast_server.tasks.wallet_reader import WalletReader
-    from holdfast_server.tasks.watch import EventPump
 
     raise_file_limit()
     forbid_core_dumps()
     prepare_data_dir(config)
-    clock = SystemClock()
-    database = Database(config.database_url, busy_timeout=2.0)
-    database.prepare(_lock_file(config), migrate_queue)
-    engine = TaskEngine(database, DbosQueue(config.database_url), clock, config.tasks.lease_seconds)
-    policy = _policy(config)
-    pump = EventPump(database, engine, clock, config.server.heartbeat_seconds)
     reader = WalletReader()
-    keys = WalletKeys(database, policy, reader, clock)
-    services = Services(
-        database=database,
-        engine=engine,
-        pump=pump,
-        sources=SourceRegistry(database, policy, clock),
-        backups=BackupOrders(database, engine, policy, clock, keys),
-        life=BackupLife(database, clock, config.backups.trash_hours, _trash_lock(config)),
-        verifications=VerifyOrders(engine),
-        restores=RestoreOrders(engine, policy, clock, keys),
-        archive_restores=RestoreArchiveOrders(engine, policy, clock, keys),
-        exports=ExportOrders(engine, policy, clock),
-        coin_exports=ExportCoinsOrders(engine, policy, reader, keys, clock),
-        keys=keys,
-        imports=ImportOrders(engine, policy, keys),
-        wallets=WalletQueries(database, policy, reader, keys),
-    )
+    services = _edge_services(config, reader)
     places = StreamPlaces(config.server.max_watchers)
     authenticator = Authenticator(ensure_admin_token(config.paths.data_dir))
     try:
@@ -126,8 +91,10 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
         child.report(fatal=f"[server] listen: {error}: stop what runs there, or choose another")
         return 1
     stop = _stop_signals()
-    pump.start()
-    ticker = threading.Thread(target=_tick, args=(engine, keys, stop.first), name="ticker", daemon=True)
+    services.pump.start()
+    ticker = threading.Thread(
+        target=_tick, args=(services.engine, services.keys, stop.first), name="ticker", daemon=True
+    )
     ticker.start()
     edge.start()
     _write_address(config.paths.data_dir, edge.address)
@@ -137,11 +104,55 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     # Watchers stay until the workers are done: the supervisor says so with a second signal.
     while not ended.wait(0.05):
         if stop.second.is_set():
-            pump.stop()
+            services.pump.stop()
             edge.stop(3.0).wait()
             break
     reader.close()
     return 0
+
+
+def _edge_services(config: Config, reader: WalletReader) -> Services:
+    """The application below the edge, on a catalog that is ready."""
+    from holdfast_server.catalog.database import Database
+    from holdfast_server.rpc.services import Services
+    from holdfast_server.tasks.backup_life import BackupLife
+    from holdfast_server.tasks.backup_orders import BackupOrders
+    from holdfast_server.tasks.engine import TaskEngine
+    from holdfast_server.tasks.export import ExportOrders
+    from holdfast_server.tasks.export_coins_orders import ExportCoinsOrders
+    from holdfast_server.tasks.import_coins import ImportOrders
+    from holdfast_server.tasks.queue import DbosQueue, migrate_queue
+    from holdfast_server.tasks.restore import RestoreOrders
+    from holdfast_server.tasks.restore_archive import RestoreArchiveOrders
+    from holdfast_server.tasks.sources import SourceRegistry
+    from holdfast_server.tasks.verify import VerifyOrders
+    from holdfast_server.tasks.wallet_keys import WalletKeys
+    from holdfast_server.tasks.wallet_queries import WalletQueries
+    from holdfast_server.tasks.watch import EventPump
+
+    clock = SystemClock()
+    database = Database(config.database_url, busy_timeout=2.0)
+    database.prepare(_lock_file(config), migrate_queue)
+    engine = TaskEngine(database, DbosQueue(config.database_url), clock, config.tasks.lease_seconds)
+    policy = _policy(config)
+    pump = EventPump(database, engine, clock, config.server.heartbeat_seconds)
+    keys = WalletKeys(database, policy, reader, clock)
+    return Services(
+        database=database,
+        engine=engine,
+        pump=pump,
+        sources=SourceRegistry(database, policy, clock),
+        backups=BackupOrders(database, engine, policy, clock, keys),
+        life=BackupLife(database, clock, config.backups.trash_hours, _trash_lock(config)),
+        verifications=VerifyOrders(engine),
+        restores=RestoreOrders(engine, policy, clock, keys),
+        archive_restores=RestoreArchiveOrders(engine, policy, clock, keys),
+        exports=ExportOrders(engine, policy, clock),
+        coin_exports=ExportCoinsOrders(engine, policy, reader, keys, clock),
+        keys=keys,
+        imports=ImportOrders(engine, policy, keys),
+        wallets=WalletQueries(database, policy, reader, keys),
+    )
 
 
 def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[str], dead_before: int | None) -> int:

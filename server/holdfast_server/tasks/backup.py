@@ -25,7 +25,6 @@ from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.rows import (
     BackupRow,
     BackupState,
-    SourceKind,
 )
 from holdfast_server.clock import Clock
 from holdfast_server.core.archive_file import ARCHIVE_WORK, ProvedArchive
@@ -45,39 +44,13 @@ from holdfast_server.storage.local import translate_os_error
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.backup_orders import RECIPIENTS_FIELD
+from holdfast_server.tasks.backup_result import SourceOutcome, summarise
 from holdfast_server.tasks.publishing import Announced, open_destination, partial_archive, settle, take_back
-from holdfast_server.tasks.run import Outcome, TaskRun, error_record
+from holdfast_server.tasks.run import Outcome, TaskRun
 from holdfast_server.tasks.sources import open_source
 from holdfast_server.tasks.wallet_keys import required_key, unlocked_others
-from holdfast_server.wallets.classify import WalletCounters
 
 __all__ = ["BackupHandler"]
-
-_SHOWN = 100
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """What became of one source; `error` None means a completed backup (or, in a dry run, a finished count)."""
-
-    entry: dict[str, Any]
-    statistics: Statistics
-    output: bytes = b""
-    size: int = 0
-    error: HoldfastError | None = None
-
-    def record(self) -> dict[str, Any]:
-        return {
-            "source_id": self.entry["source_id"],
-            "backup_id": self.entry["backup_id"],
-            "ok": self.error is None,
-            "error": error_record(self.error) if self.error else None,
-            "output_file": escape(self.output),
-            "original_size": self.statistics.original_size,
-            "stored_size": self.size,
-            "files": self.statistics.files,
-            "warnings": self.statistics.warnings,
-        }
 
 
 class BackupHandler:
@@ -106,7 +79,7 @@ class BackupHandler:
         pending, outcomes = self._remaining(run)
         outcomes += self._scan(run, pending, request)
         if run.row.dry_run:
-            return _summary(run, outcomes)
+            return summarise(run, outcomes)
         scanned = [outcome.entry for outcome in outcomes if outcome.error is not None]
         left = [entry for entry in pending if entry not in scanned]
         commit: _Commit | None = None
@@ -118,7 +91,7 @@ class BackupHandler:
                 raise
             except (HoldfastError, OSError) as error:
                 outcomes.append(self._failed(run, entry, error))
-        summary = _summary(run, outcomes)
+        summary = summarise(run, outcomes)
         if commit is None:
             return summary
         return replace(summary, commit=commit.apply, undo=commit.undo)
@@ -159,7 +132,7 @@ class BackupHandler:
                 connection, row.backup_id, only_in=BackupState.IN_PROGRESS, state=BackupState.FAILED, update_time=now
             )
 
-    def _remaining(self, run: TaskRun) -> tuple[list[dict[str, Any]], list[_Outcome]]:
+    def _remaining(self, run: TaskRun) -> tuple[list[dict[str, Any]], list[SourceOutcome]]:
         """Sources still to do, and the outcomes that earlier attempts reached."""
         entries = run.row.request["sources"]
         if run.row.dry_run:
@@ -172,16 +145,16 @@ class BackupHandler:
             if row.state == BackupState.COMPLETED:
                 run.log(f"{entry['source_id']}: done by an earlier attempt, {escape(row.storage_path)}")
                 found = Statistics.from_record(row.statistics)
-                outcomes.append(_Outcome(entry, found, row.storage_path, row.size or 0))
+                outcomes.append(SourceOutcome(entry, found, row.storage_path, row.size or 0))
                 run.progress.count(found.original_size, found.files)
             elif row.state == BackupState.FAILED:
                 error = FailedPrecondition(Reason.INTERRUPTED, "failed in an earlier attempt; see the task's log")
-                outcomes.append(_Outcome(entry, Statistics(), error=error))
+                outcomes.append(SourceOutcome(entry, Statistics(), error=error))
             else:
                 pending.append(entry)
         return pending, outcomes
 
-    def _scan(self, run: TaskRun, pending: Sequence[dict[str, Any]], request: dict[str, Any]) -> list[_Outcome]:
+    def _scan(self, run: TaskRun, pending: Sequence[dict[str, Any]], request: dict[str, Any]) -> list[SourceOutcome]:
         """Totals for progress. In a dry run every outcome, else only those of sources that cannot be backed up."""
         run.progress.begin("scanning")
         size, files, outcomes = run.progress.original_size, run.progress.files, []
@@ -194,14 +167,14 @@ class BackupHandler:
                 continue
             size, files = size + found.original_size, files + found.files
             if run.row.dry_run:
-                outcomes.append(_Outcome(entry, found))
+                outcomes.append(SourceOutcome(entry, found))
         run.progress.set_totals(size, files, work=ARCHIVE_WORK)
         run.log(f"scanned: {files} files, {size} bytes")
         return outcomes
 
     def _back_up(
         self, run: TaskRun, entry: dict[str, Any], *, last: bool, number: int
-    ) -> tuple[_Outcome, _Commit | None]:
+    ) -> tuple[SourceOutcome, _Commit | None]:
         """One source from reading to publishing. The last one's catalog row is left to the task's own end."""
         request = run.row.request
         source_id, backup_id = entry["source_id"], entry["backup_id"]
@@ -225,7 +198,7 @@ class BackupHandler:
         seconds = self._clock.monotonic() - started
         proved = "sealed and read back" if written.sealed else "read back and verified"
         run.log(f"{source_id}: {escape(output)}, {written.size} bytes, sha256 {written.sha256}, {proved}")
-        outcome = _Outcome(entry, written.statistics, output, written.size)
+        outcome = SourceOutcome(entry, written.statistics, output, written.size)
         commit = _Commit(self._clock, run, backup_id, written, name, output, seconds)
         if last:
             return outcome, commit
@@ -286,7 +259,7 @@ class BackupHandler:
             software=plan.software,
         )
 
-    def _failed(self, run: TaskRun, entry: dict[str, Any], error: HoldfastError | OSError) -> _Outcome:
+    def _failed(self, run: TaskRun, entry: dict[str, Any], error: HoldfastError | OSError) -> SourceOutcome:
         failure = (
             error if isinstance(error, HoldfastError) else translate_os_error(error, f"backing up {entry['source_id']}")
         )
@@ -297,7 +270,7 @@ class BackupHandler:
                     connection, entry["backup_id"], only_in=BackupState.IN_PROGRESS,
                     state=BackupState.FAILED, update_time=self._clock.now(),
                 )  # fmt: skip
-        return _Outcome(entry, Statistics(), error=failure)
+        return SourceOutcome(entry, Statistics(), error=failure)
 
     def _source(self, entry: dict[str, Any]) -> OpenFolder:
         return open_source(self._policy, entry["source_id"], base64.b64decode(entry["path"]))
@@ -383,51 +356,3 @@ class _Commit:
 
 def _statistics_record(found: Statistics, stored: int, seconds: float) -> dict[str, Any]:
     return {**found.to_record(), "stored_size": stored, "duration": round(seconds, 3)}
-
-
-def _summary(run: TaskRun, outcomes: Sequence[_Outcome]) -> Outcome:
-    """The task's result over all sources. Raises the first failure when no source succeeded."""
-    good = [outcome for outcome in outcomes if outcome.error is None]
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
-    if not good and failed and failed[0].error is not None:
-        raise failed[0].error
-    wallet, total = WalletCounters(), Statistics()
-    for outcome in good:
-        wallet.merge(outcome.statistics.wallet)
-        for name in ("files", "directories", "symlinks", "hardlinks", "original_size", "files_ignored", "files_skipped",
-                     "warnings"):  # fmt: skip
-            setattr(total, name, getattr(total, name) + getattr(outcome.statistics, name))
-    stored = sum(outcome.size for outcome in good)
-    result = {
-        "wallets_processed": sum(outcome.entry["kind"] == SourceKind.WALLET for outcome in good),
-        "coins_backed_up": wallet.coins_backed_up,
-        "output_files": [escape(outcome.output) for outcome in good if outcome.output][:_SHOWN],
-        "files_added": total.files + total.hardlinks,
-        "files_skipped": total.files_skipped,
-        "files_reencrypted": wallet.files_reencrypted,
-        "files_added_plaintext": wallet.files_added_plaintext,
-        "files_added_multi_coin": wallet.files_added_multi_coin,
-        "backup_ids": [] if run.row.dry_run else [outcome.entry["backup_id"] for outcome in good][:_SHOWN],
-        "original_size": total.original_size,
-        "stored_size": stored,
-        "directories": total.directories,
-        "symlinks": total.symlinks,
-        "files_ignored": total.files_ignored,
-        "sources": [outcome.record() for outcome in outcomes][:_SHOWN],
-        "sources_failed": len(failed),
-    }
-    warned = bool(failed) or total.warnings > 0
-    return Outcome(result, _sentence(run, good, failed, total, stored), warnings=warned,
-                   error=error_record(failed[0].error) if failed and failed[0].error else None)  # fmt: skip
-
-
-def _sentence(
-    run: TaskRun, good: Sequence[_Outcome], failed: Sequence[_Outcome], total: Statistics, stored: int
-) -> str:
-    what = f"{len(good)} source{'s' if len(good) != 1 else ''}, {total.files} files, {total.original_size} bytes"
-    text = f"would back up {what}" if run.row.dry_run else f"backed up {what} into {stored} bytes"
-    if failed:
-        text += f"; {len(failed)} failed"
-    if total.warnings:
-        text += f"; {total.warnings} warnings"
-    return text
