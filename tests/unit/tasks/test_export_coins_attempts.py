@@ -138,22 +138,24 @@ def fixture(world: World, memory_path: Path) -> Fixture:
     return Fixture(world, memory_path)
 
 
-def in_a_process(fixture: Fixture, task_id: str, kill_at: int, database: Path) -> tuple[bool, int]:
+def in_a_process(fixture: Fixture, task_id: str, kill_at: int, database: Path) -> tuple[bool, int, int]:
     """Execute the task in a forked process that dies by SIGKILL before the line number `kill_at` of the export's own
-    modules; gives whether it did, and how many lines there were."""
+    modules; gives whether it did, how many lines there were, and which of them was the first of the commit."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:  # pragma: no cover
         status = 3
         try:
-            lines = 0
+            lines = commit = 0
 
             def trace(frame: FrameType, event: str, _: Any) -> Any:
-                nonlocal lines
+                nonlocal lines, commit
                 if frame.f_code.co_filename not in FILES:
                     return None
                 if event == "line":
                     lines += 1
+                    if not commit and frame.f_code.co_name == "_commit":
+                        commit = lines
                     if lines == kill_at:
                         os.kill(os.getpid(), signal.SIGKILL)
                 return trace
@@ -169,7 +171,7 @@ def in_a_process(fixture: Fixture, task_id: str, kill_at: int, database: Path) -
                 child.execute(task_id)
             finally:
                 sys.settrace(None)
-            os.write(writing, str(lines).encode())
+            os.write(writing, f"{lines} {commit}".encode())
             status = 0
         except BaseException:
             traceback.print_exc()
@@ -183,17 +185,20 @@ def in_a_process(fixture: Fixture, task_id: str, kill_at: int, database: Path) -
     os.close(reading)
     if os.WIFSIGNALED(ended):
         assert os.WTERMSIG(ended) == signal.SIGKILL
-        return True, 0
+        return True, 0, 0
     assert ended == 0, "the process failed"
-    return False, int(told)
+    lines, commit = map(int, told.split())
+    return False, lines, commit
 
 
-def lines_of_an_export(fixture: Fixture, database: Path) -> int:
+def lines_of_an_export(fixture: Fixture, database: Path) -> tuple[int, int]:
+    """How many there are, and the first of the commit, before which the journal says BUILT."""
     task = fixture.ask("3.5", tag="count")
-    killed, lines = in_a_process(fixture, task.task_id, 0, database)
+    killed, lines, commit = in_a_process(fixture, task.task_id, 0, database)
     assert not killed
+    assert commit
     fixture.assert_exported(task.task_id)
-    return lines
+    return lines, commit
 
 
 @pytest.mark.timeout(max(120, KILLS * 2))
@@ -202,17 +207,17 @@ def test_killed_before_any_line(fixture: Fixture) -> None:
     database = fixture.base / "state.sqlite"
     bank, fracked = [COIN] * 3 + [COIN // 10] * 4, [COIN // 10] * 2
     fixture.fill(bank, fracked)
-    lines = lines_of_an_export(fixture, database)
+    lines, commit = lines_of_an_export(fixture, database)
     fired = 0
     moments: dict[str, int] = {}
     for number in range(KILLS):
         fixture.fill(bank, fracked, number)
         task = fixture.ask("3.5")
-        # Spread evenly, jittered: every stretch of the export is hit.
-        at = 1 + int((number + rng.random()) * lines / KILLS)
+        # Spread evenly, jittered: every stretch of the export is hit, and that of a line or two once on purpose.
+        at = 1 + int((number + rng.random()) * lines / KILLS) if number else commit
         deaths = 0
         while fixture.row(task.task_id).state not in (TaskState.COMPLETED, TaskState.FAILED):
-            killed, _ = in_a_process(fixture, task.task_id, at if deaths < 2 else 0, database)
+            killed, _, _ = in_a_process(fixture, task.task_id, at if deaths < 2 else 0, database)
             if killed:
                 deaths += 1
                 state = (
