@@ -213,8 +213,8 @@ def test_killed_before_any_line(fixture: Fixture) -> None:
     for number in range(KILLS):
         fixture.fill(bank, fracked, number)
         task = fixture.ask("3.5")
-        # Spread evenly, jittered: every stretch of the export is hit, and that of a line or two once on purpose.
-        at = 1 + int((number + rng.random()) * lines / KILLS) if number else commit
+        # Spread evenly, jittered: every stretch of the export is hit, and those of a line or two once on purpose.
+        at = (1, commit)[number] if number < 2 else 1 + int((number + rng.random()) * lines / KILLS)
         deaths = 0
         while fixture.row(task.task_id).state not in (TaskState.COMPLETED, TaskState.FAILED):
             killed, _, _ = in_a_process(fixture, task.task_id, at if deaths < 2 else 0, database)
