@@ -217,7 +217,7 @@ def test_killed_before_any_line(fixture: Fixture) -> None:
         at = (1, commit)[number] if number < 2 else 1 + int((number + rng.random()) * lines / KILLS)
         deaths = 0
         while fixture.row(task.task_id).state not in (TaskState.COMPLETED, TaskState.FAILED):
-            killed, _, _ = in_a_process(fixture, task.task_id, at if deaths < 2 else 0, database)
+            killed, *_ = in_a_process(fixture, task.task_id, at if deaths < 2 else 0, database)
             if killed:
                 deaths += 1
                 state = (
@@ -665,7 +665,7 @@ def test_what_cannot_be_resumed(fixture: Fixture) -> None:
 def test_a_wallet_out_of_reach_keeps_the_task_resumable(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     fixture.fill([COIN] * 2)
     task = fixture.ask("2")
-    killed, _ = in_a_process(fixture, task.task_id, 450, fixture.base / "state.sqlite")
+    killed, *_ = in_a_process(fixture, task.task_id, 450, fixture.base / "state.sqlite")
     assert killed
     assert fixture.journal(task.task_id)["state"] == "RESERVED"
     away = fixture.base / "away"
@@ -686,7 +686,7 @@ def test_what_an_unknown_task_left(fixture: Fixture) -> None:
     """The catalog was lost while an export had coins reserved: the next one returns them first."""
     fixture.fill([COIN] * 3)
     lost = fixture.ask("2")
-    killed, _ = in_a_process(fixture, lost.task_id, 450, fixture.base / "state.sqlite")
+    killed, *_ = in_a_process(fixture, lost.task_id, 450, fixture.base / "state.sqlite")
     assert killed
     with fixture.world.database.write() as connection:
         schema_tables = (schema.locks, schema.task_events, schema.task_log, schema.task_sources, schema.tasks)
