@@ -19,7 +19,6 @@ from holdfast_server.core.control import Control
 from holdfast_server.errors import Aborted, Reason
 from holdfast_server.storage import local
 from holdfast_server.storage.folder import OpenFolder
-from holdfast_server.storage.syscalls import rename_without_replace
 from holdfast_server.wallets.layout import RESERVED_FOLDER
 
 __all__ = ["LOCK_FILE", "WalletFolder", "free_names"]
@@ -27,7 +26,6 @@ __all__ = ["LOCK_FILE", "WalletFolder", "free_names"]
 LOCK_FILE = b"lock"
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NO_RENAME_FLAGS = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 _NO_FOLDER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _MAX_NAME = 255
 _MAX_SUFFIX = 32  # what is longer is no suffix but a name with a point in it
@@ -138,20 +136,11 @@ class WalletFolder:
         """
         for candidate in free_names(wanted or name):
             try:
-                rename_without_replace(from_fd, name, candidate, to_fd=to_fd)
-                return candidate
+                local.rename_file(from_fd, name, to_fd, candidate)
             except FileExistsError:
-                continue
-            except OSError as error:
-                if error.errno not in _NO_RENAME_FLAGS:
-                    raise
-            try:
-                # No such rename here: a second name first, which also never replaces, then the first one goes.
-                os.link(name, candidate, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
-            except FileExistsError:
-                if not _same_file(from_fd, name, to_fd, candidate):  # else a crash came between the two
+                if not _same_file(from_fd, name, to_fd, candidate):
                     continue
-            os.unlink(name, dir_fd=from_fd)
+                os.unlink(name, dir_fd=from_fd)  # a crash came between a link and the end of the old name
             return candidate
         raise AssertionError("free names never end")
 

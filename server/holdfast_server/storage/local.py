@@ -40,6 +40,7 @@ __all__ = [
     "move",
     "publish",
     "remove_tree",
+    "rename_file",
     "sync_filesystem",
     "translate_os_error",
     "write_file",
@@ -97,20 +98,25 @@ def sync_filesystem(fd: int) -> None:
         os.sync()
 
 
-def publish(dir_fd: int, temporary: bytes, final: bytes) -> None:
-    """Give a finished, synced file its final name, durably, never replacing anything.
+def rename_file(from_fd: int, name: bytes, to_fd: int, new: bytes) -> None:
+    """Rename a file, no folder, from one opened directory into another, never replacing anything.
 
-    `FileExistsError` when `final` is taken; `temporary` is then left as it was. Of several callers that race for one
-    name exactly one wins. Where the file system cannot rename without replacing, the file is linked and its old name
-    removed: a crash between the two leaves both names.
+    `FileExistsError` when `new` is taken; the file is then left as it was. Of several callers that race for one name
+    exactly one wins. Where the file system cannot rename without replacing, the file is linked and its old name
+    removed: a crash between the two leaves both names. Durable once both directories are synced, which is the caller's.
     """
     try:
-        syscalls.rename_without_replace(dir_fd, temporary, final)
+        syscalls.rename_without_replace(from_fd, name, new, to_fd=to_fd)
     except OSError as error:
         if error.errno not in _NO_RENAME_FLAGS:
             raise
-        os.link(temporary, final, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
-        os.unlink(temporary, dir_fd=dir_fd)
+        os.link(name, new, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
+        os.unlink(name, dir_fd=from_fd)
+
+
+def publish(dir_fd: int, temporary: bytes, final: bytes) -> None:
+    """Give a finished, synced file its final name, durably, never replacing anything: see `rename_file`."""
+    rename_file(dir_fd, temporary, dir_fd, final)
     fsync_directory(dir_fd)
 
 

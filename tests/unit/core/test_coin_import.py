@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast_server.core import coin_import, import_journal, wallet_folder
+from holdfast_server.core import coin_import, import_journal
 from holdfast_server.core.coin_import import CoinImport, Imported
 from holdfast_server.core.control import Control, Problem, Progress
 from holdfast_server.core.import_journal import (
@@ -32,6 +32,7 @@ from holdfast_server.core.import_journal import (
 from holdfast_server.core.import_places import open_places
 from holdfast_server.core.wallet_folder import WalletFolder
 from holdfast_server.errors import Aborted, Fenced, HoldfastError
+from holdfast_server.storage import syscalls
 from holdfast_server.storage.folder import open_folder
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.wallets import format9
@@ -593,7 +594,7 @@ def test_two_names_of_one_file_are_not_two_coins(
             raise Death
         real_unlink(name, **values)
 
-    monkeypatch.setattr(wallet_folder, "rename_without_replace", no_rename)
+    monkeypatch.setattr(syscalls, "rename_without_replace", no_rename)
     record = wallet.commit(*paths_of(wallet))
     while True:
         monkeypatch.setattr(os, "unlink", unlink)

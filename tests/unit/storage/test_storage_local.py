@@ -44,7 +44,7 @@ class Fault:
 def no_rename_flags(patch: pytest.MonkeyPatch, code: int) -> list[int]:
     calls: list[int] = []
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         calls.append(code)
         raise OSError(code, os.strerror(code))
 
