@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from holdfast_server.core.coin_content import MAX_COIN_FILE, open_coins
 from holdfast_server.core.control import Control, Problem, Progress
-from holdfast_server.core.holdings import TICK_SECONDS, Holdings, count_held_files, read_holdings
+from holdfast_server.core.folder_marks import TICK_SECONDS
+from holdfast_server.core.holdings import Holdings, count_held_files, read_holdings
 from holdfast_server.core.import_journal import ImportRecord, Original, Staged, check_folders, staging_name
 from holdfast_server.core.import_places import Place, Signature
 from holdfast_server.core.import_staging import Staging
@@ -110,7 +111,7 @@ class CoinImport:
                 self._progress.begin("syncing")
                 staging.prove(self._control.check)
                 changed = taken.changed()
-                steady = taken.held.is_steady(self._wallet.root.fd)
+                steady = taken.held.marks.is_steady(self._wallet.root.fd)
                 record = taken.record(task_id, attempt)
                 check_folders(self._wallet, record)
             except BaseException:

@@ -13,21 +13,20 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from holdfast_server.core.coin_content import open_coins, read_content
 from holdfast_server.core.control import Control, Problem
 from holdfast_server.core.wallet_folder import WalletFolder
 from holdfast_server.errors import DataLoss, FailedPrecondition, HoldfastError, Reason
 from holdfast_server.storage.names import escape
 from holdfast_server.wallets.amounts import decimal_text
 from holdfast_server.wallets.coin import Coin, Generation
-from holdfast_server.wallets.coin_file import CoinFile, Container, Encryption, read_coin_file
+from holdfast_server.wallets.coin_file import Container, Encryption
 from holdfast_server.wallets.envelope import Keyring
 from holdfast_server.wallets.layout import MONEY_FOLDERS
 from holdfast_server.wallets.selection import nearest, select
 
-__all__ = ["LeftOut", "Stock", "StockCoin", "WhyLeftOut", "choose", "open_coin_file", "read_single", "read_stock"]
+__all__ = ["LeftOut", "Stock", "StockCoin", "WhyLeftOut", "choose", "read_single", "read_stock"]
 
-#: Bytes of the largest file that is read for coins.
-_MAX_FILE = 64 << 20
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BANK = MONEY_FOLDERS[0].encode()
 
@@ -133,18 +132,9 @@ def choose(stock: Stock, amount: int) -> list[StockCoin]:
     raise _refusal(stock, amount)
 
 
-def open_coin_file(content: bytes, keyring: Keyring) -> CoinFile:
-    """What a file holds, through its envelope if it has one.
-
-    Raises FailedPrecondition/KEY_REQUIRED or KEY_WRONG, DataLoss/CHECKSUM_MISMATCH for a damaged envelope.
-    """
-    file = read_coin_file(content)
-    return read_coin_file(keyring.open(content)) if file.container is Container.ENVELOPE else file
-
-
 def read_single(dir_fd: int, name: bytes, keyring: Keyring) -> Coin:
-    """The one coin of a file. Raises OSError, ValueError when it holds none or several, and as `open_coin_file`."""
-    file = open_coin_file(_content(dir_fd, name), keyring)
+    """The one coin of a file. Raises OSError, ValueError when it holds none or several, and as `open_coins`."""
+    _, file = open_coins(_content(dir_fd, name), keyring)
     if len(file.coins) != 1:
         raise ValueError(f"it holds {len(file.coins)} coins that can be read, not one")
     return file.coins[0]
@@ -155,7 +145,7 @@ def _add(stock: Stock, seen: Counter[bytes], fd: int, folder: bytes, name: bytes
     try:
         if not stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
             return
-        file = open_coin_file(_content(fd, name), keyring)
+        _, file = open_coins(_content(fd, name), keyring)
     except FailedPrecondition as error:
         stock.key_error = stock.key_error or error
         stock.left_out.append(LeftOut(path, WhyLeftOut.NO_KEY))
@@ -182,12 +172,11 @@ def _add(stock: Stock, seen: Counter[bytes], fd: int, folder: bytes, name: bytes
 
 
 def _content(dir_fd: int, name: bytes) -> bytes:
-    """Raises ValueError for a file larger than any that holds coins."""
-    with open(os.open(name, _FILE_FLAGS, dir_fd=dir_fd), "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > _MAX_FILE:
-            raise ValueError(f"{size} bytes are too many for a file of coins")
-        return file.read()
+    fd = os.open(name, _FILE_FLAGS, dir_fd=dir_fd)
+    try:
+        return read_content(fd)
+    finally:
+        os.close(fd)
 
 
 def _pick(coins: Sequence[StockCoin], chosen: Mapping[int, int]) -> Iterator[StockCoin]:

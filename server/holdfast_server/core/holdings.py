@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from holdfast_server.core.coin_content import open_coins, read_content
 from holdfast_server.core.control import Control, Problem
+from holdfast_server.core.folder_marks import FolderMarks
 from holdfast_server.errors import DataLoss
 from holdfast_server.storage.tree import EntryKind, ProblemReason, TreeEntry, TreeProblem, problem_from, walk
 from holdfast_server.wallets.coin_file import Encryption
 from holdfast_server.wallets.envelope import Keyring
 from holdfast_server.wallets.layout import RESERVED_FOLDER, UNHELD_FOLDERS
 
-__all__ = ["TICK_SECONDS", "Holdings", "count_held_files", "is_held", "read_holdings"]
+__all__ = ["Holdings", "count_held_files", "is_held", "read_holdings"]
 
 _UNHELD = frozenset(map(os.fsencode, UNHELD_FOLDERS))
 _RESERVED = RESERVED_FOLDER.encode()
 #: Coins that an unfinished export has reserved are the wallet's until it publishes them.
 _EXPORTS = _RESERVED + b"/export-"
-#: Two of the longest ticks of the clock that stamps files.
-TICK_SECONDS = 0.02
 
 
 @dataclass(slots=True)
@@ -35,20 +32,7 @@ class Holdings:
 
     identities: set[bytes] = field(default_factory=set)
     foreign: int = 0
-    marks: list[tuple[bytes, tuple[int, int]]] = field(default_factory=list)
-    began: int = field(default_factory=time.time_ns)
-
-    def is_steady(self, root_fd: int) -> bool:
-        """Whether no folder changed since: a coin that moved from one to the other may not have been seen at all.
-
-        False also when one had changed just before it was listed: what happens within a tick of the kernel's clock
-        leaves one and the same time.
-        """
-        if any(abs(self.began - mtime) < TICK_SECONDS * 1e9 for _, (_, mtime) in self.marks):
-            return False
-        with suppress(OSError):
-            return all(_mark(os.stat(path, dir_fd=root_fd, follow_symlinks=False)) == mark for path, mark in self.marks)
-        return False
+    marks: FolderMarks = field(default_factory=FolderMarks)
 
 
 def is_held(path: bytes) -> bool:
@@ -97,7 +81,7 @@ def read_holdings(
             continue
         if item.kind is EntryKind.DIRECTORY:
             if item.path != _RESERVED:  # which holds what this import writes, too
-                found.marks.append((item.path, _mark(item.stat)))
+                found.marks.add(item.path, item.stat)
             continue
         advance(item.path)
         try:
@@ -120,7 +104,3 @@ def _read(item: TreeEntry) -> bytes:
         return read_content(fd)
     finally:
         os.close(fd)
-
-
-def _mark(status: os.stat_result) -> tuple[int, int]:
-    return status.st_ino, status.st_mtime_ns

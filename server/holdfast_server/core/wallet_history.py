@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 
 from holdfast_server.core.wallet_folder import WalletFolder, free_names
 from holdfast_server.storage import local
-from holdfast_server.wallets.amounts import COIN, decimal_text
+from holdfast_server.wallets.amounts import COIN, decimal_text, fixed_text
 from holdfast_server.wallets.layout import TRANSACTIONS_FILE
 
 __all__ = ["HistoryUnknown", "Withdrawal", "receipt_name", "record_withdrawal", "write_receipt"]
@@ -159,15 +159,10 @@ def _cells(rest: bytes, withdrawal: Withdrawal) -> list[str]:
             if cells[6] == _DESCRIPTION:
                 symbol = cells[0]
                 break
-    show = _eight_places if full else decimal_text
+    show = fixed_text if full else decimal_text
     balance = "" if withdrawal.balance is None else show(withdrawal.balance)
     when = f"{withdrawal.moment:%Y-%m-%d %H:%M:%S}"
     return [symbol, withdrawal.task_id, when, withdrawal.remarks, "", show(withdrawal.amount), _DESCRIPTION, balance]
-
-
-def _eight_places(units: int) -> str:
-    whole, fraction = divmod(units, COIN)
-    return f"{whole}.{fraction:08d}"
 
 
 def _replace(root_fd: int, name: bytes, status: os.stat_result, content: bytes) -> bool:
@@ -207,9 +202,9 @@ def _is_old(wallet: WalletFolder) -> bool:
 
 
 def _receipt(withdrawal: Withdrawal) -> str:
-    balance = "" if withdrawal.balance is None else _eight_places(withdrawal.balance)
+    balance = "" if withdrawal.balance is None else fixed_text(withdrawal.balance)
     return (
         f"{_DESCRIPTION}\nTask: {withdrawal.task_id}\nTime: {withdrawal.moment:%Y-%m-%d %H:%M:%S} UTC\n"
-        f"Remarks: {withdrawal.remarks}\nDeposit: {_eight_places(0)}\nWithdraw: {_eight_places(withdrawal.amount)}\n"
+        f"Remarks: {withdrawal.remarks}\nDeposit: {fixed_text(0)}\nWithdraw: {fixed_text(withdrawal.amount)}\n"
         f"Balance: {balance}\n"
     )

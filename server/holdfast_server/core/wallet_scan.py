@@ -12,9 +12,9 @@ import os
 import stat
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
+from holdfast_server.core.folder_marks import TICK_SECONDS, FolderMarks
 from holdfast_server.errors import FailedPrecondition, HoldfastError, Reason
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.local import translate_os_error
@@ -47,8 +47,6 @@ _OUR_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _MOST_LEVELS = 64
 #: How often a wallet that changes is read.
 _MOST_READINGS = 3
-#: File systems stamp changes with a clock that ticks: within this time of one, a second change may not show.
-_TICK_SECONDS = 0.02
 
 
 class Sink(Protocol):
@@ -99,9 +97,9 @@ def scan_wallet(
             scan.run()
         except OSError as error:
             raise translate_os_error(error, f"reading {root.display}") from error
-        if scan.is_steady():
+        if scan.marks.is_steady(root.fd):
             break
-        time.sleep(_TICK_SECONDS)
+        time.sleep(TICK_SECONDS)
     return scan.sink
 
 
@@ -113,9 +111,7 @@ class _Scan(Generic[T]):
         self._keyring = keyring
         self.sink = sink
         self._folders = folders
-        self._marks: list[tuple[bytes, tuple[int, int, int]]] = []
-        self._newest = 0
-        self._began = time.time_ns()
+        self.marks = FolderMarks()
 
     def run(self) -> None:
         try:
@@ -127,17 +123,6 @@ class _Scan(Generic[T]):
         for name in inner:
             if (self._folders is None or name in self._folders) and not name.startswith(STAGING_PREFIX):
                 self._enter(self._root.fd, name, name, b"", name != RESERVED, _MOST_LEVELS)
-
-    def is_steady(self) -> bool:
-        """Whether no folder was changed since it was listed."""
-        if abs(self._began - self._newest) < _TICK_SECONDS * 1e9:
-            return False
-        with suppress(OSError):
-            return all(
-                _stamp(os.stat(path or b".", dir_fd=self._root.fd, follow_symlinks=False)) == mark
-                for path, mark in self._marks
-            )
-        return False
 
     def _enter(self, parent: int, name: bytes, folder: bytes, prefix: bytes, files: bool, levels: int) -> None:
         """Read the folder `name`: `prefix` below the wallet's `folder`. Without `files`, only what lies deeper."""
@@ -165,9 +150,7 @@ class _Scan(Generic[T]):
 
     def _list(self, fd: int, folder: bytes, prefix: bytes, files: bool) -> list[bytes]:
         """Read the files of an opened folder; gives the names of the folders in it."""
-        mark = _stamp(os.fstat(fd))
-        self._marks.append((folder + b"/" + prefix if folder else b"", mark))
-        self._newest = max(self._newest, mark[1])
+        self.marks.add(folder + b"/" + prefix if folder else b"", os.fstat(fd))
         inner = []
         with os.scandir(fd) as entries:
             for entry in entries:
@@ -266,7 +249,3 @@ def _whole(fd: int) -> bytes:
         parts.append(part)
         at += len(part)
     return b"".join(parts)
-
-
-def _stamp(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns

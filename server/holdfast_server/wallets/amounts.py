@@ -6,7 +6,7 @@ import re
 
 from holdfast_server.errors import invalid_field
 
-__all__ = ["COIN", "MAX_AMOUNT", "decimal_text", "parse_amount"]
+__all__ = ["COIN", "MAX_AMOUNT", "decimal_text", "fixed_text", "parse_amount"]
 
 #: One CloudCoin in units.
 COIN = 10**8
@@ -24,6 +24,12 @@ def decimal_text(units: int) -> str:
     whole, fraction = divmod(units, COIN)
     digits = f"{fraction:0{_PLACES}d}".rstrip("0")
     return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
+
+
+def fixed_text(units: int) -> str:
+    """An amount with all its places, as the wallet program's history has it: `10.50000000`. Not below 0."""
+    whole, fraction = divmod(units, COIN)
+    return f"{whole}.{fraction:0{_PLACES}d}"
 
 
 def parse_amount(text: str, field: str) -> int:

@@ -23,6 +23,7 @@ from random import Random
 
 from holdfast_server.errors import FailedPrecondition, HoldfastError, Reason, invalid_field
 from holdfast_server.wallets import format9
+from holdfast_server.wallets.amounts import fixed_text
 from holdfast_server.wallets.coin import AN_SIZE, RAIDA, Coin
 from holdfast_server.wallets.layout import (
     CONFIG_FILE,
@@ -193,7 +194,7 @@ class _Row:
     balance: int
 
     def cells(self) -> list[str]:
-        deposit, withdraw = (_decimal(amount) if amount else "" for amount in (self.deposit, self.withdraw))
+        deposit, withdraw = (fixed_text(amount) if amount else "" for amount in (self.deposit, self.withdraw))
         time = f"{self.when:%Y-%m-%d %H:%M:%S}"
         return [
             self.symbol,
@@ -203,14 +204,14 @@ class _Row:
             deposit,
             withdraw,
             self.description,
-            _decimal(self.balance),
+            fixed_text(self.balance),
         ]
 
     def receipt(self) -> str:
         return (
             f"{self.description}\nTask: {self._task()}\nTime: {self.when:%Y-%m-%d %H:%M:%S} UTC\n"
-            f"Remarks: {self.remarks}\nDeposit: {_decimal(self.deposit)}\nWithdraw: {_decimal(self.withdraw)}\n"
-            f"Balance: {_decimal(self.balance)}\n"
+            f"Remarks: {self.remarks}\nDeposit: {fixed_text(self.deposit)}\nWithdraw: {fixed_text(self.withdraw)}\n"
+            f"Balance: {fixed_text(self.balance)}\n"
         )
 
     def _task(self) -> str:
@@ -234,11 +235,6 @@ def _history(rng: Random, balance: int) -> Iterator[_Row]:
         remarks = rng.choice(_COMMON_TAGS[1:] + _ODD_TAGS)
         yield _Row(when, "+", "deposit", remarks, total - held, 0, "Deposited from file", total)
         held = total
-
-
-def _decimal(units: int) -> str:
-    whole, fraction = divmod(units, 10**8)
-    return f"{whole}.{fraction:08d}"
 
 
 def _config(seed: int) -> str:
