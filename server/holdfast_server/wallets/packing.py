@@ -18,11 +18,10 @@ from enum import StrEnum
 
 from holdfast_server.errors import Internal, Reason, invalid_field
 from holdfast_server.wallets import ccv2, coin_png, coin_zip, format9, stack
-from holdfast_server.wallets.amounts import COIN
 from holdfast_server.wallets.coin import RAIDA, Coin, Generation
 from holdfast_server.wallets.coin_file import read_coin_file
-from holdfast_server.wallets.layout import single_coin_name
 from holdfast_server.wallets.picture import BUILT_IN_PICTURE, Picture
+from holdfast_server.wallets.single_file import single_file
 
 __all__ = ["MAX_COINS", "CoinForm", "check", "pack"]
 
@@ -97,7 +96,8 @@ def _singles(coins: Sequence[Coin]) -> Iterator[tuple[str, bytes]]:
     """A name as the programs of its generation give it, and the file, for each coin. Names are unique."""
     taken: set[str] = set()
     for coin in coins:
-        name, content = _single(coin)
+        wanted, content = single_file(coin)
+        name = wanted.decode()
         stem, dot, suffix = name.rpartition(".")
         number = 2
         while name in taken:
@@ -105,16 +105,6 @@ def _singles(coins: Sequence[Coin]) -> Iterator[tuple[str, bytes]]:
             number += 1
         taken.add(name)
         yield name, content
-
-
-def _single(coin: Coin) -> tuple[str, bytes]:
-    match coin.generation:
-        case Generation.V1:
-            return f"{coin.value // COIN}.CloudCoin.{coin.network}.{coin.serial}.stack", stack.encode([coin])
-        case Generation.V2:
-            return f"1.CloudCoin.{coin.network}.{coin.serial}.{coin.pown}.bin", ccv2.encode_single(coin)
-        case Generation.V3:
-            return single_coin_name(coin.value, coin.serial), format9.encode_single(coin)
 
 
 def _prove(content: bytes, coins: Sequence[Coin]) -> None:

@@ -49,7 +49,7 @@ def test_every_form_of_every_generation_is_read_by_both_readers(generation, form
 @pytest.mark.parametrize(
     ("generation", "names"),
     [
-        (Generation.V1, ["1.CloudCoin.1.70.stack", "1.CloudCoin.1.71.stack"]),
+        (Generation.V1, ["1.CloudCoin.1.70..stack", "1.CloudCoin.1.71..stack"]),
         (Generation.V2, [f"1.CloudCoin.1.70.{POWN}.bin", f"1.CloudCoin.1.71.{POWN}.bin"]),
         (Generation.V3, ["0.01 CloudCoin #70 ''.bin", "0.01 CloudCoin #71 ''.bin"]),
     ],
