@@ -68,10 +68,15 @@ class Reason(StrEnum):
     BACKUP_LOCKED = "BACKUP_LOCKED"
     BACKUP_BUSY = "BACKUP_BUSY"
     BACKUP_NOT_RESTORABLE = "BACKUP_NOT_RESTORABLE"
+    REPOSITORY_EXISTS = "REPOSITORY_EXISTS"
+    REPOSITORY_REPLACED = "REPOSITORY_REPLACED"
+    REPOSITORY_NOT_FOUND = "REPOSITORY_NOT_FOUND"
+    REPOSITORY_ROLLED_BACK = "REPOSITORY_ROLLED_BACK"
     TASK_NOT_FOUND = "TASK_NOT_FOUND"
     TASK_COMMITTING = "TASK_COMMITTING"
     INTERRUPTED = "INTERRUPTED"
     TASK_ENDED = "TASK_ENDED"
+    RUN_ENDED = "RUN_ENDED"
     INSUFFICIENT_BALANCE = "INSUFFICIENT_BALANCE"
     NO_EXACT_CHANGE = "NO_EXACT_CHANGE"
     EXPORT_UNPUBLISHED = "EXPORT_UNPUBLISHED"
@@ -91,6 +96,9 @@ class Reason(StrEnum):
     DISK_FULL = "DISK_FULL"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     TOO_MANY_WATCHERS = "TOO_MANY_WATCHERS"
+    TOO_MANY_DOWNLOADS = "TOO_MANY_DOWNLOADS"
+    NOT_RESUMABLE = "NOT_RESUMABLE"
+    NOT_REPRESENTABLE = "NOT_REPRESENTABLE"
     CHECKSUM_MISMATCH = "CHECKSUM_MISMATCH"
     PLAINTEXT_COIN = "PLAINTEXT_COIN"
     WALLET_UNLOCKED = "WALLET_UNLOCKED"
@@ -100,6 +108,8 @@ class Reason(StrEnum):
     KEY_REQUIRED = "KEY_REQUIRED"
     KEY_WRONG = "KEY_WRONG"
     STORAGE_UNREACHABLE = "STORAGE_UNREACHABLE"
+    STORE_UNSUITABLE = "STORE_UNSUITABLE"
+    FORMAT_UNSUPPORTED = "FORMAT_UNSUPPORTED"
     CATALOG_BUSY = "CATALOG_BUSY"
     READER_BUSY = "READER_BUSY"
     READER_FAILED = "READER_FAILED"
@@ -126,9 +136,16 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.BACKUP_LOCKED: "Unlock the backup with UpdateBackup first, if it may really go.",
     Reason.BACKUP_BUSY: "Wait for the task that uses the backup, or cancel it.",
     Reason.BACKUP_NOT_RESTORABLE: "Use a backup in state COMPLETED.",
+    Reason.REPOSITORY_EXISTS: "Choose another repository_id and an empty folder, or use the present repository.",
+    Reason.REPOSITORY_REPLACED: "Put the repository that belongs there back under its location.",
+    Reason.REPOSITORY_NOT_FOUND: "List the repositories and use one of their ids.",
+    Reason.REPOSITORY_ROLLED_BACK: (
+        "Put the newest state of the repository's storage back; what the message names was there before and is gone."
+    ),
     Reason.TASK_NOT_FOUND: "List the tasks; ended tasks are kept for history_days.",
     Reason.TASK_COMMITTING: "Wait: the task is past the point where it can be cancelled and ends by itself.",
     Reason.INTERRUPTED: "Look at the task's log for what it did last, mend that, and start a new task.",
+    Reason.RUN_ENDED: "Start the backup again: it gets a new id.",
     Reason.TASK_ENDED: "Start a new task; only an export that FAILED with EXPORT_UNPUBLISHED can be resumed.",
     Reason.INSUFFICIENT_BALANCE: "Export less, or import the coins that the message says are not counted.",
     Reason.NO_EXACT_CHANGE: (
@@ -155,6 +172,11 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.DISK_FULL: "Free space on the named filesystem and start again.",
     Reason.QUOTA_EXCEEDED: "Raise the named limit or quota, or remove what uses it up.",
     Reason.TOO_MANY_WATCHERS: "Close a watch, or raise [server] max_watchers.",
+    Reason.TOO_MANY_DOWNLOADS: "Repeat the call when another download of a snapshot has ended.",
+    Reason.NOT_RESUMABLE: "Download it from its first byte, or have ExportBackup write a file of it.",
+    Reason.NOT_REPRESENTABLE: (
+        "Choose another format, or use ExportBackup, which leaves such entries out and names them."
+    ),
     Reason.CHECKSUM_MISMATCH: "Restore from another backup; the named one is damaged. Check the disk that holds it.",
     Reason.WALLET_UNLOCKED: (
         "Back the wallet up as itself and leave its folder out here with an ignore pattern, or lock it first."
@@ -164,10 +186,13 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.ARCHIVE_CHANGED: "Look at the named file, move it away if it may go, and repeat the call.",
     Reason.ARCHIVE_INVALID: "Use another archive; this one breaks its format's rules in the named place.",
     Reason.KEY_REQUIRED: (
-        "Unlock the wallet, or call again with the credentials that open the content; with a new request_id if any."
+        "Unlock the wallet or repository, or call again with the credentials that open the content; with a new "
+        "request_id if any."
     ),
     Reason.KEY_WRONG: "Repeat the call with the password or credentials that belong to what is encrypted.",
     Reason.STORAGE_UNREACHABLE: "Make the storage reachable and repeat the call.",
+    Reason.STORE_UNSUITABLE: "Mend what the message names, or keep the repository on another storage.",
+    Reason.FORMAT_UNSUPPORTED: "Use a version of the software that knows this version of the format.",
     Reason.CATALOG_BUSY: "Repeat the call after the given delay.",
     Reason.READER_BUSY: "Repeat the call after the given delay; ask for fewer wallets at a time.",
     Reason.READER_FAILED: (
