@@ -6,60 +6,24 @@ docs/format.md ("Coin envelope", "Keys") specifies it; `wallets.envelope` is the
 from __future__ import annotations
 
 import hmac
-import secrets
 import struct
-import threading
-from dataclasses import dataclass
 
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from holdfast_server.errors import invalid_field
+from holdfast_server.key_derivation import KeyParameters
 
 __all__ = ["MAX_PASSWORD", "KeyParameters", "WalletKey"]
 
 #: Longest password in bytes of UTF-8.
 MAX_PASSWORD = 1024
 
-MAX_MEMORY_KIB, MAX_PASSES, MAX_LANES = 1 << 20, 16, 16
-_MIN_LANE_KIB = 8
-
-SALT_SIZE = 16
 KEY_ID_SIZE = 16
 _ROOT_SIZE, _NONCE_SIZE = 32, 12
 _POSITION = struct.Struct("<Q?")
 _CONTEXT = "holdfast 2026 coin envelope 1: "
 _KEY_TEXT = "hfck1"
-
-#: Two derivations of more than one lane at a time wait for each other's threads for ever (OpenSSL 4.0.3).
-_deriving = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class KeyParameters:
-    """How a password becomes a key: Argon2id's salt (16 bytes), memory in KiB, passes and lanes. No secret.
-
-    Raises ValueError outside of what a reader may be made to spend: 1 GiB, 16 passes, 16 lanes.
-    """
-
-    salt: bytes
-    memory_kib: int = 64 << 10
-    passes: int = 3
-    lanes: int = 4
-
-    def __post_init__(self) -> None:
-        if len(self.salt) != SALT_SIZE:
-            raise ValueError(f"a salt of {len(self.salt)} bytes instead of {SALT_SIZE}")
-        if not (1 <= self.lanes <= MAX_LANES and 1 <= self.passes <= MAX_PASSES):
-            raise ValueError(f"{self.passes} passes and {self.lanes} lanes are out of range")
-        if not _MIN_LANE_KIB * self.lanes <= self.memory_kib <= MAX_MEMORY_KIB:
-            raise ValueError(f"{self.memory_kib} KiB of memory are out of range")
-
-    @classmethod
-    def new(cls) -> KeyParameters:
-        """A new random salt, and the second recommendation of RFC 9106: 64 MiB, 3 passes, 4 lanes."""
-        return cls(secrets.token_bytes(SALT_SIZE))
 
 
 class WalletKey:
@@ -93,16 +57,7 @@ class WalletKey:
             raise invalid_field("credentials.wallet_password", "this is no UTF-8") from None
         if not 1 <= len(given) <= MAX_PASSWORD:
             raise invalid_field("credentials.wallet_password", f"a password has 1 to {MAX_PASSWORD} bytes of UTF-8")
-        function = Argon2id(
-            salt=parameters.salt,
-            length=_ROOT_SIZE,
-            iterations=parameters.passes,
-            lanes=parameters.lanes,
-            memory_cost=parameters.memory_kib,
-        )
-        with _deriving:
-            root = function.derive(given)
-        return cls(root, parameters)
+        return cls(parameters.derive(given), parameters)
 
     def to_text(self) -> str:
         """The key itself as a line of ASCII: for the sealed way to a worker and the pipe to the reader process only."""

@@ -1,0 +1,307 @@
+"""The log: each writer's chain of signed entries, what they tell, and receipts of the newest ones.
+
+An entry names the hash of the one before it, and the newest entries of the other writers that its writer knew. So a log
+that lacks an entry, holds one of another history or goes back behind what was seen is told from a whole one.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from holdfast_server.repository.config import unsupported
+from holdfast_server.repository.content_keys import KEY
+from holdfast_server.repository.crypto import UUID, IndexKeys
+from holdfast_server.repository.facts import Checkpoint, Fact, decode_fact, encode_fact
+from holdfast_server.repository.format import SEALED_OBJECT_MAX, damaged, is_object_id, log_name
+from holdfast_server.repository.json_object import JsonObject, Malformed, damage_of, to_json
+from holdfast_server.repository.keys import SIGNATURE, WriterKey, is_signed, writer_id_of
+from holdfast_server.storage.objects import ObjectMissing, ObjectStore
+
+__all__ = ["Log", "LogEntry", "LogHead", "LogReader", "LogVector", "LogWriter", "Receipt"]
+
+VERSION: Final = 1
+CONTEXT_LOG: Final = b"holdfast repository 1 log"
+CONTEXT_RECEIPT: Final = b"holdfast repository 1 receipt"
+MAX_SEQUENCE: Final = 10**16 - 1
+
+_LENGTH = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+_MAX_TIME = (1 << 63) - 1
+_NAME = re.compile(r"log/([0-9a-f]{32})/([0-9]{16})")
+
+
+class LogHead(NamedTuple):
+    """An entry of a chain: its number from 1, the hash (32 bytes) of its object."""
+
+    sequence: int
+    hash: bytes
+
+
+class LogVector(dict[bytes, LogHead]):
+    """The newest entry of each writer, by writer id (16 bytes)."""
+
+    def behind(self, seen: Mapping[bytes, LogHead]) -> list[bytes]:
+        """The writers of whom `seen` has a newer entry, or another one of the same number.
+
+        When `seen` was read before this, the store was rolled back, or forked, since.
+        """
+        return [
+            writer
+            for writer, head in seen.items()
+            if writer not in self or (head != self[writer] and head.sequence >= self[writer].sequence)
+        ]
+
+    def including(self, other: Mapping[bytes, LogHead]) -> LogVector:
+        """The newer entry of each writer of both; this one's where both have the number."""
+        newest = LogVector(self)
+        for writer, head in other.items():
+            if writer not in newest or head.sequence > newest[writer].sequence:
+                newest[writer] = head
+        return newest
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """An entry whose seal and signature were checked. `time_us` in microseconds; `seen` are other writers' newest."""
+
+    writer_id: bytes
+    sequence: int
+    time_us: int
+    public_key: bytes
+    previous: bytes | None
+    seen: LogVector
+    facts: tuple[Fact, ...]
+    hash: bytes
+
+    @property
+    def name(self) -> str:
+        return log_name(self.writer_id, self.sequence)
+
+    @property
+    def head(self) -> LogHead:
+        return LogHead(self.sequence, self.hash)
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether nothing before it is needed."""
+        return any(isinstance(fact, Checkpoint) for fact in self.facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What was read: the entries of each writer in their order, and the newest entry of each.
+
+    `seen` are the newest entries that the entries themselves tell of: `vector.behind(seen)` names what is gone.
+    """
+
+    entries: Mapping[bytes, Sequence[LogEntry]]
+    vector: LogVector
+    seen: LogVector
+
+    def facts(self) -> Iterator[tuple[LogEntry, Fact]]:
+        """All facts, those of each writer in their order."""
+        for chain in self.entries.values():
+            for entry in chain:
+                for fact in entry.facts:
+                    yield entry, fact
+
+
+class LogReader:
+    """Reads the log of a repository and checks it."""
+
+    def __init__(self, store: ObjectStore, keys: IndexKeys) -> None:
+        self._store = store
+        self._keys = keys
+
+    def read(self, after: Mapping[bytes, LogHead] | None = None) -> Log:
+        """All entries that are still needed, or of them those newer than `after`, a vector that was read before.
+
+        Raises DataLoss/CHECKSUM_MISMATCH, naming the entry, for one that is missing, damaged, not signed by its writer
+        or of another history than the ones around it. An end that is missing is told by `LogVector.behind` alone.
+        """
+        known = after or {}
+        entries: dict[bytes, list[LogEntry]] = {}
+        vector, seen = LogVector(), LogVector()
+        for writer, newest in sorted(self._newest().items()):
+            chain = entries[writer] = self._chain(writer, newest, known.get(writer))
+            # Nothing newer: what is known, or the newest that a store still has which went back.
+            vector[writer] = (chain[-1] if chain else self.entry(writer, newest)).head
+        for chain in entries.values():
+            for entry in chain:
+                self._check_seen(entry, entries)
+                seen = seen.including(entry.seen)
+        return Log(entries, vector, seen)
+
+    def heads(self) -> LogVector:
+        """The newest entry of each writer, each checked by itself. Raises as `read`."""
+        return LogVector({writer: self.entry(writer, newest).head for writer, newest in sorted(self._newest().items())})
+
+    def entry(self, writer_id: bytes, sequence: int) -> LogEntry:
+        """One entry, checked by itself. Raises DataLoss/CHECKSUM_MISMATCH, also when it is not there."""
+        name = log_name(writer_id, sequence)
+        try:
+            content = self._store.get(name, 0, SEALED_OBJECT_MAX + 1)
+        except ObjectMissing:
+            raise damaged(name, "the entry is missing, and later ones follow") from None
+        return _decode(name, content, self._keys)
+
+    def _newest(self) -> dict[bytes, int]:
+        newest: dict[bytes, int] = {}
+        for info in self._store.list("log/"):
+            found = _NAME.fullmatch(info.name)
+            if found and int(found[2]):
+                writer = bytes.fromhex(found[1])
+                newest[writer] = max(newest.get(writer, 0), int(found[2]))
+        return newest
+
+    def _chain(self, writer: bytes, newest: int, known: LogHead | None) -> list[LogEntry]:
+        """The entries from the newest back to the one that needs none before it, or to the one that is known."""
+        chain: list[LogEntry] = []
+        first = known.sequence if known else 1
+        for sequence in range(newest, first - 1, -1):
+            entry = self.entry(writer, sequence)
+            if chain and chain[-1].previous != entry.hash:
+                raise damaged(entry.name, "it is not the entry that the next one follows")
+            if known and sequence == known.sequence:
+                if entry.hash != known.hash:
+                    raise damaged(entry.name, "it is another entry than the one that was there before")
+                break
+            chain.append(entry)
+            if entry.is_checkpoint:
+                break
+        return chain[::-1]
+
+    def _check_seen(self, entry: LogEntry, entries: Mapping[bytes, Sequence[LogEntry]]) -> None:
+        for writer, head in entry.seen.items():
+            chain = entries.get(writer)
+            at = head.sequence - chain[0].sequence if chain else -1
+            if chain and 0 <= at < len(chain) and chain[at].hash != head.hash:
+                raise damaged(chain[at].name, f"it is not the entry that {entry.name} tells of")
+
+
+class LogWriter:
+    """Appends to the chain of one node; for one thread. Several processes of a node may do so at the same time."""
+
+    def __init__(self, store: ObjectStore, keys: IndexKeys, writer: WriterKey, vector: Mapping[bytes, LogHead]) -> None:
+        """`vector` is that of a log that was read: what the entries say was seen."""
+        self._store = store
+        self._keys = keys
+        self._writer = writer
+        self.vector = LogVector(vector)
+
+    def append(self, facts: Sequence[Fact], now_us: int) -> LogEntry:
+        """Add an entry; durable on return. After an error it may be there or not: adding it again does no harm.
+
+        Raises DataLoss/CHECKSUM_MISMATCH when the chain went on from another entry than the one that was read, and
+        ValueError for facts that fill more than 1 MiB.
+        """
+        writer_id = self._writer.writer_id
+        while True:
+            last = self.vector.get(writer_id)
+            sequence = last.sequence + 1 if last else 1
+            name = log_name(writer_id, sequence)
+            entry, content = self._make(sequence, last, facts, now_us)
+            if self._store.create_if_absent(name, content):
+                self.vector[writer_id] = entry.head
+                return entry
+            # Another process of this node was faster.
+            other = LogReader(self._store, self._keys).entry(writer_id, sequence)
+            if other.previous != (last.hash if last else None):
+                raise damaged(name, "it does not follow the entry that was there before")
+            self.vector[writer_id] = other.head
+
+    def _make(self, sequence: int, last: LogHead | None, facts: Sequence[Fact], now_us: int) -> tuple[LogEntry, bytes]:
+        writer = self._writer
+        previous = last.hash if last else None
+        seen = LogVector({other: head for other, head in self.vector.items() if other != writer.writer_id})
+        text = to_json(
+            {
+                "version": VERSION,
+                "writer": writer.writer_id.hex(),
+                "sequence": sequence,
+                "time": now_us,
+                "public_key": writer.public.hex(),
+                "previous": previous.hex() if previous else None,
+                "seen": {
+                    other.hex(): {"sequence": head.sequence, "hash": head.hash.hex()} for other, head in seen.items()
+                },
+                "facts": [encode_fact(fact) for fact in facts],
+            }
+        )
+        signed = text + writer.sign(CONTEXT_LOG + self._keys.uuid + text)
+        content = self._keys.seal(log_name(writer.writer_id, sequence), _LENGTH.pack(len(text)) + signed)
+        entry = LogEntry(
+            writer.writer_id, sequence, now_us, writer.public, previous, seen, tuple(facts), blake3(content).digest()
+        )
+        return entry, content
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Proof of the newest log entries that were seen at `time_us` (microseconds), signed by a node's writer key."""
+
+    time_us: int
+    vector: LogVector
+    public_key: bytes
+    signature: bytes
+
+    @classmethod
+    def sign(cls, uuid: bytes, vector: LogVector, writer: WriterKey, now_us: int) -> Receipt:
+        return cls(now_us, vector, writer.public, writer.sign(_receipt_message(uuid, vector, now_us)))
+
+    def is_genuine(self, uuid: bytes) -> bool:
+        """Whether the holder of `public_key` signed just this for the repository `uuid`."""
+        return is_signed(self.public_key, _receipt_message(uuid, self.vector, self.time_us), self.signature)
+
+
+def _receipt_message(uuid: bytes, vector: Mapping[bytes, LogHead], time_us: int) -> bytes:
+    heads = (writer + _U64.pack(head.sequence) + head.hash for writer, head in sorted(vector.items()))
+    return b"".join([CONTEXT_RECEIPT, uuid, _U64.pack(time_us), *heads])
+
+
+def _decode(name: str, sealed: bytes, keys: IndexKeys) -> LogEntry:
+    content = keys.open(name, sealed)
+    length = _LENGTH.unpack_from(content)[0] if len(content) >= _LENGTH.size else 0
+    if len(content) != _LENGTH.size + length + SIGNATURE:
+        raise damaged(name, "its length is not the one that it states")
+    text, signature = content[_LENGTH.size : -SIGNATURE], content[-SIGNATURE:]
+    with damage_of(name):
+        values = JsonObject.parse(text)
+        version = values.integer("version")
+        if version != VERSION:
+            raise unsupported(name, version)
+        public, writer = values.hexadecimal("public_key", KEY), values.hexadecimal("writer", UUID)
+        if not is_signed(public, CONTEXT_LOG + keys.uuid + text, signature):
+            raise Malformed("it is not signed by its writer")
+        sequence = values.integer("sequence", 1, MAX_SEQUENCE)
+        if writer != writer_id_of(public) or log_name(writer, sequence) != name:
+            raise Malformed("writer or sequence is not that of its name")
+        previous = values.hexadecimal("previous", KEY) if values.has("previous") else None
+        if (previous is None) != (sequence == 1):
+            raise Malformed("previous is not what it must be at its place in the chain")
+        return LogEntry(
+            writer_id=writer,
+            sequence=sequence,
+            time_us=values.integer("time", high=_MAX_TIME),
+            public_key=public,
+            previous=previous,
+            seen=_seen(values.child("seen"), writer),
+            facts=tuple(decode_fact(fact) for fact in values.children("facts")),
+            hash=blake3(sealed).digest(),
+        )
+
+
+def _seen(values: JsonObject, own: bytes) -> LogVector:
+    seen = LogVector()
+    for writer in values.keys():  # noqa: SIM118 - no dict
+        if not is_object_id(writer) or writer == own.hex():
+            raise Malformed("seen has a key that is no other writer's id")
+        head = values.child(writer)
+        seen[bytes.fromhex(writer)] = LogHead(head.integer("sequence", 1, MAX_SEQUENCE), head.hexadecimal("hash", KEY))
+    return seen
