@@ -167,8 +167,12 @@ class OrderedJobs(Generic[T]):
 
     def drain(self) -> None:
         """Wait until everything submitted was delivered."""
+        self.wait_for(lambda: not self._slots)
+
+    def wait_for(self, done: Callable[[], bool]) -> None:
+        """Deliver results until `done`, which they must bring about."""
         self._deliver_ready()
-        while self._slots:
+        while not done():
             self._wait()
             self._deliver_ready()
 
