@@ -1,1 +1,95 @@
 """The repository: a deduplicated, compressed, encrypted store of snapshots. docs/format.md specifies it."""
+
+from holdfast_server.repository.browsing import BrowsingIndex
+from holdfast_server.repository.check import (
+    BackupDamage,
+    CheckLevel,
+    CheckReport,
+    CheckWatch,
+    Damage,
+    check_repository,
+    check_snapshot,
+)
+from holdfast_server.repository.content_keys import ContentKeys
+from holdfast_server.repository.counting import ChunkCounts, count_chunks
+from holdfast_server.repository.entries import Entry, EntryFlag, EntryKind, encode_entry
+from holdfast_server.repository.fetching import ChunkSource
+from holdfast_server.repository.format import LARGE_FILE
+from holdfast_server.repository.keys import RepositoryKeys
+from holdfast_server.repository.log import LogHead, LogVector
+from holdfast_server.repository.read_ahead import Blocks, ReadAhead
+from holdfast_server.repository.reader import Hole, SnapshotReader
+from holdfast_server.repository.repository import Created, Repository, RepositoryCounts, create_repository
+from holdfast_server.repository.root import MAX_PROBLEMS, RootInfo, RootProblem, SourceAttributes, encode_root
+from holdfast_server.repository.runs import RunKind
+from holdfast_server.repository.sessions import (
+    BackupRun,
+    ReadingRun,
+    bury_run,
+    remove_snapshot,
+    settle_run,
+    take_back_run,
+    tell_of_snapshot,
+)
+from holdfast_server.repository.slots import NewSlot, SlotInfo, SlotKind
+from holdfast_server.repository.snapshots import Snapshot, SnapshotCounts
+from holdfast_server.repository.tails import Encryption, encode_extras, folder_tail, link_tail
+from holdfast_server.repository.tree import TreeRoot
+from holdfast_server.repository.writer import SnapshotWriter, StoredContent, Written
+
+__all__ = [
+    "LARGE_FILE",
+    "MAX_PROBLEMS",
+    "BackupDamage",
+    "BackupRun",
+    "Blocks",
+    "BrowsingIndex",
+    "CheckLevel",
+    "CheckReport",
+    "CheckWatch",
+    "ChunkSource",
+    "ChunkCounts",
+    "ContentKeys",
+    "Created",
+    "Damage",
+    "Encryption",
+    "Entry",
+    "EntryFlag",
+    "EntryKind",
+    "Hole",
+    "LogHead",
+    "LogVector",
+    "NewSlot",
+    "ReadAhead",
+    "ReadingRun",
+    "Repository",
+    "RepositoryCounts",
+    "RepositoryKeys",
+    "RootInfo",
+    "RootProblem",
+    "RunKind",
+    "SlotInfo",
+    "SlotKind",
+    "Snapshot",
+    "SnapshotCounts",
+    "SnapshotReader",
+    "SnapshotWriter",
+    "SourceAttributes",
+    "StoredContent",
+    "TreeRoot",
+    "Written",
+    "bury_run",
+    "check_repository",
+    "check_snapshot",
+    "count_chunks",
+    "create_repository",
+    "encode_entry",
+    "encode_extras",
+    "encode_root",
+    "folder_tail",
+    "link_tail",
+    "remove_snapshot",
+    "settle_run",
+    "take_back_run",
+    "tell_of_snapshot",
+]

@@ -1,0 +1,201 @@
+"""Checking the small objects of a repository: config, key slots, runs, snapshots and the log."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from holdfast_server.errors import DataLoss, FailedPrecondition, Unavailable
+from holdfast_server.repository.check_report import Findings
+from holdfast_server.repository.crypto import IndexKeys
+from holdfast_server.repository.facts import Committed, Condemned, Fact, Removed, Swept
+from holdfast_server.repository.format import CONFIG_NAME, SEALED_OBJECT_MAX, is_object_id, log_name, snapshot_name
+from holdfast_server.repository.json_object import is_run_id
+from holdfast_server.repository.keys import RepositoryKeys
+from holdfast_server.repository.log import LogEntry, LogHead, LogReader
+from holdfast_server.repository.repository import Repository
+from holdfast_server.repository.runs import Run
+from holdfast_server.repository.slots import MAX_SLOT, Slot
+from holdfast_server.repository.snapshots import Snapshot, read_run_end
+from holdfast_server.storage.objects import ObjectMissing, ObjectStore
+
+__all__ = ["LogFacts", "check_config", "check_log", "check_runs", "check_slots", "check_snapshot_object"]
+
+_LOG_NAME: Final = re.compile(r"log/([0-9a-f]{32})/([0-9]{16})")
+
+
+def check_config(
+    store: ObjectStore, keys: RepositoryKeys, fingerprint: bytes | None, findings: Findings
+) -> bool | None:
+    """Check the config; gives whether the repository is sealed, None when the config cannot say so.
+
+    Raises FailedPrecondition when it is that of another repository or of another version, and
+    Unavailable/STORAGE_UNREACHABLE when there is no repository at all.
+    """
+    findings.report.objects += 1
+    try:
+        return Repository.open(store, keys, fingerprint).config.sealed
+    except DataLoss as error:
+        findings.error(CONFIG_NAME, error)
+    except Unavailable as error:
+        if error.metadata.get("object") != CONFIG_NAME or next(iter(store.list("")), None) is None:
+            raise
+        findings.damage(CONFIG_NAME, "it is gone")
+    return None
+
+
+def check_slots(store: ObjectStore, keys: IndexKeys, *, sealed: bool, findings: Findings) -> None:
+    """Check the key slots as far as it can be done without their secrets."""
+    own = broken = 0
+    for info in store.list("keys/"):
+        if not is_object_id(info.name.removeprefix("keys/")):
+            continue
+        try:
+            slot = Slot(info.name, store.get(info.name, 0, MAX_SLOT + 1))
+            # A creation that was interrupted leaves slots of a repository that never was.
+            if slot.uuid == keys.uuid:
+                slot.info(keys)
+                own += 1
+        except ObjectMissing:
+            continue
+        except (DataLoss, FailedPrecondition) as error:
+            findings.error(info.name, error)
+            broken += 1
+        findings.report.objects += 1
+    if sealed and not own and not broken:
+        findings.damage("keys/", "no key slot is left of a sealed repository: nobody can open it any more")
+
+
+def check_runs(store: ObjectStore, keys: IndexKeys, findings: Findings) -> None:
+    """Check the runs under way; they come and go."""
+    for info in store.list("runs/"):
+        if not is_run_id(info.name.removeprefix("runs/")):
+            continue
+        try:
+            Run.decode(info.name, keys.open(info.name, store.get(info.name, 0, SEALED_OBJECT_MAX + 1)))
+        except ObjectMissing:
+            continue
+        except (DataLoss, FailedPrecondition) as error:
+            findings.error(info.name, error)
+        findings.report.objects += 1
+
+
+def check_snapshot_object(store: ObjectStore, keys: IndexKeys, run_id: str, findings: Findings) -> Snapshot | None:
+    """The snapshot of a run; None when it is damaged, which is told, or when there is none."""
+    name = snapshot_name(run_id)
+    try:
+        end = read_run_end(store, keys, run_id)
+    except (DataLoss, FailedPrecondition) as error:
+        findings.report.objects += 1
+        findings.error(name, error)
+        findings.backup(run_id).whole = True
+        return None
+    if end is None:
+        return None
+    findings.report.objects += 1
+    return end if isinstance(end, Snapshot) else None
+
+
+@dataclass(slots=True)
+class LogFacts:
+    """What the log tells. `committed` are snapshots that were not removed on purpose, `expendable` packs that may be
+    gone."""
+
+    committed: set[str] = field(default_factory=set)
+    removed: set[str] = field(default_factory=set)
+    expendable: set[bytes] = field(default_factory=set)
+
+    def add(self, fact: Fact) -> None:
+        match fact:
+            case Committed(run_id):
+                self.committed.add(run_id)
+            case Removed(run_ids):
+                self.removed.update(run_ids)
+            case Condemned(packs) | Swept(packs):
+                self.expendable.update(packs)
+
+
+def check_log(store: ObjectStore, keys: IndexKeys, known: Mapping[bytes, LogHead], findings: Findings) -> LogFacts:
+    """Check every entry and each writer's chain. `known` are the newest entries that were ever seen."""
+    check = _LogCheck(store, keys, findings)
+    listed: dict[bytes, set[int]] = {}
+    for info in store.list("log/"):
+        found = _LOG_NAME.fullmatch(info.name)
+        if found and int(found[2]):
+            listed.setdefault(bytes.fromhex(found[1]), set()).add(int(found[2]))
+    for writer, sequences in sorted(listed.items()):
+        check.chain(writer, sequences)
+    for writer, head in known.items():
+        check.tell(writer, head, "it was there before")
+    check.compare()
+    return check.facts
+
+
+class _LogCheck:
+    def __init__(self, store: ObjectStore, keys: IndexKeys, findings: Findings) -> None:
+        self._reader = LogReader(store, keys)
+        self._store = store
+        self._findings = findings
+        self.facts = LogFacts()
+        #: The hash of each entry that opened, by writer and sequence, and the newest sequence of each writer.
+        self._hashes: dict[tuple[bytes, int], bytes] = {}
+        self._newest: dict[bytes, int] = {}
+        #: Entries that others tell of.
+        self._told: dict[tuple[bytes, int], tuple[bytes, str]] = {}
+
+    def chain(self, writer: bytes, sequences: set[int]) -> None:
+        """Check the entries of one writer from the newest down to the one that needs none before it."""
+        self._newest[writer] = newest = max(sequences)
+        after: LogEntry | None = None
+        needed = True
+        for sequence in range(newest, 0, -1):
+            if sequence not in sequences:
+                if not needed:
+                    break
+                self._findings.damage(log_name(writer, sequence), "it is gone, and later entries of its writer follow")
+                after = None
+                continue
+            entry = self._entry(writer, sequence, needed=needed)
+            if entry is not None and after is not None and after.previous != entry.hash:
+                self._findings.damage(entry.name, "it is not the entry that the next one follows")
+            after = entry
+            needed = needed and not (entry is not None and entry.is_checkpoint)
+
+    def _entry(self, writer: bytes, sequence: int, *, needed: bool) -> LogEntry | None:
+        name = log_name(writer, sequence)
+        try:
+            entry = self._reader.entry(writer, sequence)
+        except (DataLoss, FailedPrecondition) as error:
+            # What comes before a checkpoint may be deleted at any time.
+            if needed or self._is_there(name):
+                self._findings.report.objects += 1
+                self._findings.error(name, error)
+            return None
+        self._findings.report.objects += 1
+        self._hashes[writer, sequence] = entry.hash
+        for other, head in entry.seen.items():
+            self.tell(other, head, f"{name} tells of it")
+        for fact in entry.facts:
+            self.facts.add(fact)
+        return entry
+
+    def tell(self, writer: bytes, head: LogHead, who: str) -> None:
+        """There must be such an entry, or a later one."""
+        self._told[writer, head.sequence] = head.hash, who
+
+    def compare(self) -> None:
+        for (writer, sequence), (digest, who) in self._told.items():
+            name, found = log_name(writer, sequence), self._hashes.get((writer, sequence))
+            if sequence > self._newest.get(writer, 0):
+                self._findings.damage(name, f"it is gone, and all that its writer wrote later; {who}")
+            elif found is not None and found != digest:
+                self._findings.damage(name, f"it is another entry than the one that was there; {who}")
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            self._store.size(name)
+        except ObjectMissing:
+            return False
+        return True

@@ -1,0 +1,359 @@
+"""Runs: what whoever writes or reads a repository does before and after (docs/format.md, "Order of writing").
+
+A run is announced in the store first, so that nothing it may need is deleted meanwhile; then the log is read, then the
+index. A backup's run ends with its snapshot or a tombstone, any other by removing its object.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Final, Self
+
+from holdfast_server.errors import Aborted, DataLoss, Reason
+from holdfast_server.repository.content_keys import ContentKeys, ContentPublicKey
+from holdfast_server.repository.facts import Committed, Condemned, Fact, KeyEpoch, Locked, Removed, Renamed, Swept
+from holdfast_server.repository.fetching import ChunkSource
+from holdfast_server.repository.files_cache import FilesCacheReader, FilesCacheWriter
+from holdfast_server.repository.format import snapshot_name
+from holdfast_server.repository.index import LoadedIndex, load_index, read_index_object
+from holdfast_server.repository.log import Log, LogReader, LogWriter
+from holdfast_server.repository.packs import PackRecord
+from holdfast_server.repository.reader import SnapshotReader
+from holdfast_server.repository.repository import Repository
+from holdfast_server.repository.runs import Run, RunKind, begin_run
+from holdfast_server.repository.sending import JobPool
+from holdfast_server.repository.small_files import SmallFiles
+from holdfast_server.repository.snapshots import Snapshot, Tombstone, end_run_as, read_run_end
+from holdfast_server.repository.tree import TreeRoot
+from holdfast_server.repository.writer import SnapshotWriter, Written
+from holdfast_server.storage.objects import ObjectMissing, ObjectStore
+
+__all__ = ["BackupRun", "ReadingRun", "bury_run", "remove_snapshot", "take_back_run", "tell_of_snapshot"]
+
+#: A run says so often that it goes on.
+_RENEW_SECONDS: Final = 3600.0
+_LOCK_SECONDS: Final = 0.02
+_CACHE_CONTEXT: Final = b"holdfast repository 1 files cache"
+_STATE_CONTEXT: Final = b"holdfast repository 1 files cache key "
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class _Session:
+    """What all runs share."""
+
+    def __init__(
+        self, repository: Repository, run_id: str, kind: RunKind, check: Callable[[], None], now: Callable[[], int]
+    ) -> None:
+        self.repository = repository
+        self._store, self._keys = repository.store, repository.index_keys
+        self._asked = check
+        self.now = now
+        self._run: Run = begin_run(
+            self._store, self._keys, run_id, kind, writer_id=repository.keys.writer.writer_id, now_us=now()
+        )
+        self._renew_at = time.monotonic() + _RENEW_SECONDS
+
+    def check(self) -> None:
+        """Whether to go on, as the run's owner says; renews the run."""
+        self._asked()
+        if time.monotonic() >= self._renew_at:
+            self._renew_at = time.monotonic() + _RENEW_SECONDS
+            self._run = self._run.renew(self._store, self._keys, self.now())
+
+
+class ReadingRun(_Session):
+    """A run that only reads. A context manager; what it reads is not deleted before it ends."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        kind: RunKind,
+        check: Callable[[], None],
+        now: Callable[[], int],
+    ) -> None:
+        """Announces the run and loads the index. `kind` is anything but BACKUP."""
+        super().__init__(repository, str(uuid.uuid4()), kind, check, now)
+        try:
+            self.index: LoadedIndex = load_index(self._store, self._keys, keep_keys=True, check=self.check)
+        except BaseException:
+            self._run.end(self._store)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run.end(self._store)
+
+    def chunks(self, content: ContentKeys | None) -> ChunkSource:
+        """The repository's chunks; without content keys those of the index tier."""
+        return ChunkSource(self._store, self._keys, content, self.index.chunks, self.index.missing)
+
+    def reader(self, snapshot: Snapshot, content: ContentKeys | None) -> SnapshotReader:
+        return SnapshotReader(self.chunks(content).fetch, snapshot)
+
+
+class BackupRun(_Session):
+    """One attempt at a snapshot. A context manager: what was not committed is given up, but not for later attempts.
+
+    `earlier` is the snapshot that an earlier attempt has committed; then there is nothing left to write.
+    `caches` is the folder of this node's caches of the repository. `transformation` says what is done to content on
+    its way (the id of a wallet's key), and parts the files cache.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        run_id: str,
+        source_id: str,
+        *,
+        caches: int,
+        pool: JobPool,
+        check: Callable[[], None],
+        now: Callable[[], int],
+        transformation: bytes = b"",
+        on_stored: Callable[[int], None] = lambda _size: None,
+    ) -> None:
+        """`on_stored` is told how many bytes of new chunks there are so far, compressed.
+
+        Raises Aborted/RUN_ENDED when the run was buried, and what the store raises."""
+        end = read_run_end(repository.store, repository.index_keys, run_id)
+        if isinstance(end, Tombstone):
+            raise _buried(run_id)
+        self.earlier: Snapshot | None = end
+        #: What is wrong with the store, for people; what this source still has of it is stored again.
+        self.findings: list[str] = []
+        self._stack = ExitStack()
+        super().__init__(repository, run_id, RunKind.BACKUP, check, now)
+        if end is not None:
+            return
+        try:
+            self._open(run_id, source_id, caches, pool, transformation, on_stored)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _open(
+        self,
+        run_id: str,
+        source_id: str,
+        caches: int,
+        pool: JobPool,
+        transformation: bytes,
+        on_stored: Callable[[int], None],
+    ) -> None:
+        store, keys, repository = self._store, self._keys, self.repository
+        self._log = LogReader(store, keys).read()
+        condemned = _condemned(self._log)
+        self._small = self._stack.enter_context(_folder(caches, "small-files"))
+        files = self._stack.enter_context(_folder(caches, "files"))
+        index = load_index(store, keys, keep_keys=False, check=self.check, condemned=condemned)
+        self.findings += [error.message for error in (*index.damaged.values(), *index.unreadable.values())]
+        self.findings += [f"pack {pack_id.hex()} is not there: {what}" for pack_id, what in index.missing.items()]
+        #: Hashes what a file looked like, for `core.snapshot_backup`.
+        self.cache_key = keys.derive(transformation.ljust(16, b"\0"), _STATE_CONTEXT + source_id.encode())
+        cache_key, binding = keys.derive(keys.uuid, _CACHE_CONTEXT), keys.uuid + source_id.encode()
+        old = self._stack.enter_context(FilesCacheReader.open(files, source_id, cache_key, binding))
+        self.writer = SnapshotWriter(
+            store, keys, _newest_key(repository, self._log), repository.config.compression_level, index,
+            partial(self._small_files, index), old, FilesCacheWriter(files, source_id, cache_key, binding), pool,
+            self.check, on_stored,
+        )  # fmt: skip
+        self._stack.callback(self.writer.close)
+        self._run_id = run_id
+
+    def _small_files(self, index: LoadedIndex) -> SmallFiles:
+        """The small-file table, brought up to date with the index objects. A source without new files needs none."""
+        # One process at a time changes the table; what others have open of it stays readable.
+        self._lock(self._small)
+        try:
+            table = self._stack.enter_context(SmallFiles.open(self._small, self._keys.uuid))
+            for index_id in index.index_ids - table.covers:
+                self.check()
+                table.add_index(index_id, _small_records(read_index_object(self._store, self._keys, index_id)))
+            table.retain(index.index_ids)
+            # An index of these is written with the snapshot; until then only this run knows what they hold.
+            for digest, chunk, offset, length in _small_records(index.adopted):
+                table.remember(digest, chunk, offset, length)
+            return table
+        finally:
+            fcntl.flock(self._small, fcntl.LOCK_UN)
+
+    def _lock(self, folder: int) -> None:
+        """Wait for a folder of caches, as long as the run may go on: its holder may be a process that stands still."""
+        while True:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.check()
+                time.sleep(_LOCK_SECONDS)
+            else:
+                return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def commit(
+        self, encode_root: Callable[[TreeRoot | None], bytes], describe: Callable[[Written], Snapshot]
+    ) -> Snapshot:
+        """Make all of it durable, then visible. Gives the snapshot, or the one that another attempt committed before.
+
+        Raises Aborted/RUN_ENDED when the run was buried meanwhile, and what the store raises; unless the snapshot is
+        there then, nothing was committed.
+        """
+        snapshot = describe(self.writer.finish(encode_root))
+        self.check()
+        if not end_run_as(self._store, self._keys, snapshot):
+            end = read_run_end(self._store, self._keys, snapshot.run_id)
+            if not isinstance(end, Snapshot):
+                raise _buried(snapshot.run_id)
+            return end
+        return snapshot
+
+    def settle(self) -> None:
+        """What follows a commit: the log, the caches, the end of the run. May be done by a later attempt."""
+        if self.earlier is not None:
+            settle_run(self.repository, self._run.run_id, self.now())
+            return
+        try:
+            _append_committed(self.repository, self._log, self._run.run_id, self.now())
+        finally:
+            self.writer.keep_cache()
+            self._run.end(self._store)
+
+
+def settle_run(repository: Repository, run_id: str, now_us: int) -> None:
+    """Settle the run of a backup that an earlier attempt has committed, as far as it was not."""
+    store, keys = repository.store, repository.index_keys
+    try:
+        _append_committed(repository, LogReader(store, keys).read(), run_id, now_us)
+    finally:
+        _run_of(repository, run_id).end(store)
+
+
+def bury_run(repository: Repository, run_id: str) -> Snapshot | None:
+    """End a backup's run without a snapshot; gives the snapshot if it had committed one, which stays."""
+    store, keys = repository.store, repository.index_keys
+    end = None if end_run_as(store, keys, Tombstone(run_id)) else read_run_end(store, keys, run_id)
+    # Also after a commit: without its snapshot, which may be removed next, the run would count as one under way.
+    _run_of(repository, run_id).end(store)
+    return end if isinstance(end, Snapshot) else None
+
+
+def take_back_run(repository: Repository, run_id: str, now_us: int) -> bool:
+    """End a backup's run without a snapshot; one that it had committed is removed. Gives whether there was one."""
+    if bury_run(repository, run_id) is None:
+        return False
+    remove_snapshot(repository, run_id, now_us)
+    bury_run(repository, run_id)
+    return True
+
+
+def tell_of_snapshot(
+    repository: Repository, run_id: str, now_us: int, *, name: str | None = None, locked: bool | None = None
+) -> None:
+    """Say in the log that a snapshot has another name, or was locked or unlocked."""
+    store, keys = repository.store, repository.index_keys
+    facts: list[Fact] = []
+    if name is not None:
+        facts.append(Renamed(run_id, name))
+    if locked is not None:
+        facts.append(Locked(run_id, locked))
+    log = LogReader(store, keys).read()
+    LogWriter(store, keys, repository.keys.writer, log.vector).append(facts, now_us)
+
+
+def remove_snapshot(repository: Repository, run_id: str, now_us: int) -> None:
+    """Remove a snapshot on purpose. What it alone needed stays in the store until it is pruned."""
+    store, keys = repository.store, repository.index_keys
+    try:
+        end = read_run_end(store, keys, run_id)
+    except DataLoss:
+        end = None  # it is there, and damaged: all the more may it go
+    log = LogReader(store, keys).read()
+    if isinstance(end, Tombstone) or (end is None and not _is_missed(log, store, run_id)):
+        return
+    LogWriter(store, keys, repository.keys.writer, log.vector).append([Removed((run_id,))], now_us)
+    # Without its snapshot a run that was not settled would count as one under way.
+    _run_of(repository, run_id).end(store)
+    store.delete(snapshot_name(run_id))
+
+
+def _is_missed(log: Log, store: ObjectStore, run_id: str) -> bool:
+    """Whether a snapshot that cannot be read has yet to be removed: it is damaged, or was lost and not given up."""
+    try:
+        store.size(snapshot_name(run_id))
+    except ObjectMissing:
+        facts = [fact for _, fact in log.facts()]
+        removed = any(isinstance(fact, Removed) and run_id in fact.run_ids for fact in facts)
+        return not removed and Committed(run_id) in facts
+    return True
+
+
+def _run_of(repository: Repository, run_id: str) -> Run:
+    """The run of a backup of this node, to end it."""
+    return Run(run_id, RunKind.BACKUP, repository.keys.writer.writer_id, 0, 0)
+
+
+def _append_committed(repository: Repository, log: Log, run_id: str, now_us: int) -> None:
+    """Tell the log of a commit, if it does not know."""
+    if not any(isinstance(fact, Committed) and fact.run_id == run_id for _, fact in log.facts()):
+        writer = LogWriter(repository.store, repository.index_keys, repository.keys.writer, log.vector)
+        writer.append([Committed(run_id)], now_us)
+
+
+@contextmanager
+def _folder(parent: int, name: str) -> Iterator[int]:
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+    except FileExistsError:
+        pass
+    fd = os.open(name, _FOLDER, dir_fd=parent)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _small_records(records: list[PackRecord]) -> Iterator[tuple[bytes, bytes, int, int]]:
+    for record in records:
+        for digest, chunk_id, offset, length in record.small_of():
+            yield digest, chunk_id[:16], offset, length
+
+
+def _condemned(log: Log) -> set[bytes]:
+    """The packs that may go away."""
+    condemned: set[bytes] = set()
+    swept: set[bytes] = set()
+    for _, fact in log.facts():
+        if isinstance(fact, Condemned):
+            condemned.update(fact.packs)
+        elif isinstance(fact, Swept):
+            swept.update(fact.packs)
+    return condemned - swept
+
+
+def _newest_key(repository: Repository, log: Log) -> ContentPublicKey:
+    """The public key of the present epoch."""
+    newest = repository.config.public_key
+    for _, fact in log.facts():
+        if isinstance(fact, KeyEpoch) and fact.epoch > newest.epoch:
+            newest = ContentPublicKey(fact.epoch, fact.public)
+    return newest
+
+
+def _buried(run_id: str) -> Aborted:
+    return Aborted(
+        Reason.RUN_ENDED,
+        f"run {run_id} was ended without a snapshot, because it was cancelled, had failed or was silent for too long",
+        metadata={"run_id": run_id},
+    )
