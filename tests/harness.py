@@ -33,6 +33,7 @@ from holdfast.v1 import (
     backup_service_pb2_grpc,
     export_service_pb2,
     export_service_pb2_grpc,
+    repository_service_pb2_grpc,
     restore_service_pb2,
     restore_service_pb2_grpc,
     source_pb2,
@@ -243,6 +244,7 @@ class Server:
         self.backups = backup_service_pb2_grpc.BackupServiceStub(intercepted)
         self.exports = export_service_pb2_grpc.ExportServiceStub(intercepted)
         self.restores = restore_service_pb2_grpc.RestoreServiceStub(intercepted)
+        self.repositories = repository_service_pb2_grpc.RepositoryServiceStub(intercepted)
         self.tasks = task_service_pb2_grpc.TaskServiceStub(intercepted)
         self.health = health_pb2_grpc.HealthStub(self._channel)
 

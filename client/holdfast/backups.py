@@ -14,7 +14,15 @@ from holdfast.convert import from_message, to_number, to_task, wire_path
 from holdfast.credentials import Credentials, wire_credentials
 from holdfast.download import Download, OnBytes, download_to_file, download_to_path
 from holdfast.enums import ArchiveFormat, BackupKind, BackupState, OnSourceError, VerifyLevel
-from holdfast.models import ArchiveLimits, Backup, BackupResult, RestoreArchiveResult, RestoreResult, VerifyResult
+from holdfast.models import (
+    ArchiveLimits,
+    Backup,
+    BackupResult,
+    Entry,
+    RestoreArchiveResult,
+    RestoreResult,
+    VerifyResult,
+)
 from holdfast.pages import pages
 from holdfast.retry import OnBreak
 from holdfast.task import TaskHandle
@@ -33,8 +41,9 @@ class Backups:
         self,
         source_ids: Iterable[str] = (),
         *,
-        folder: str | os.PathLike[str],
-        format: ArchiveFormat | str,  # noqa: A002  the API's own word
+        folder: str | os.PathLike[str] | None = None,
+        format: ArchiveFormat | str | None = None,  # noqa: A002  the API's own word
+        repository_id: str | None = None,
         all_wallets: bool = False,
         tag: str = "",
         create_folder: bool = False,
@@ -47,7 +56,8 @@ class Backups:
         dry_run: bool = False,
         request_id: str | None = None,
     ) -> TaskHandle[BackupResult]:
-        """Start a backup of each source into an archive of its own in `folder`, an absolute path on the server.
+        """Start a backup of each source: as a snapshot in a repository, or into an archive of its own in `folder`, an
+        absolute path on the server. Exactly one of `repository_id` and `folder` (with `format`) is given.
 
         `format` may be written as `"zip"`, `"tar.gz"` or `"tar.zst"`. `backup_id` (a UUID) and `name` go with one
         source only. `locked` refuses deletion until `update` unlocks it. With `age_recipients` (`age1…`, SSH public
@@ -59,13 +69,6 @@ class Backups:
         request = backup_service_pb2.CreateBackupRequest(
             source_ids=source_ids,
             all_wallets=all_wallets,
-            archive=backup_pb2.ArchiveTarget(
-                folder=wire_path(folder),
-                format=to_number(backup_pb2.ArchiveFormat, format),
-                tag=tag,
-                create_folder=create_folder,
-                age_recipients=age_recipients,
-            ),
             name=name,
             backup_id=backup_id,
             ignore=ignore,
@@ -74,6 +77,21 @@ class Backups:
             dry_run=dry_run,
             request_id=request_id or str(uuid.uuid4()),
         )
+        if repository_id is not None:
+            if folder is not None or format is not None or tag or create_folder or age_recipients:
+                raise ValueError("folder, format, tag, create_folder and age_recipients are of archives")
+            request.repository.repository_id = repository_id
+        elif folder is None:
+            raise ValueError("name a repository, or a folder for archives")
+        else:
+            target = backup_pb2.ArchiveTarget(
+                folder=wire_path(folder),
+                format=to_number(backup_pb2.ArchiveFormat, format),
+                tag=tag,
+                create_folder=create_folder,
+                age_recipients=age_recipients,
+            )
+            request.archive.CopyFrom(target)
         task = to_task(self._connection.create(self._connection.backups.CreateBackup, request))
         return TaskHandle(self._connection, task)
 
@@ -89,6 +107,7 @@ class Backups:
         task_id: str = "",
         states: Iterable[BackupState] = (),
         kinds: Iterable[BackupKind] = (),
+        repository_id: str = "",
         show_deleted: bool = False,
         page_size: int = 0,
     ) -> Iterator[Backup]:
@@ -97,6 +116,7 @@ class Backups:
             page_size=page_size,
             source_id=source_id,
             task_id=task_id,
+            repository_id=repository_id,
             states=[to_number(backup_pb2.BackupState, state) for state in states],
             kinds=[to_number(backup_pb2.BackupKind, kind) for kind in kinds],
             show_deleted=show_deleted,
@@ -133,8 +153,9 @@ class Backups:
     ) -> TaskHandle[VerifyResult]:
         """Start a proof that a backup can be read; without `level` it is unpacked and every file hashed again.
 
-        `credentials` open a sealed backup; one in clear needs none. Without them a sealed one is checked by its hash
-        alone, at level CHECKSUM, and `sealed_hash_only` of the result says so.
+        `credentials` open a sealed backup; one in clear needs none. Without them a sealed archive is checked by its
+        hash alone, at level CHECKSUM, and `sealed_hash_only` of the result says so; reading a backup in a sealed
+        repository raises FailedPrecondition/KEY_REQUIRED, and the other levels need none.
         """
         request = backup_service_pb2.VerifyBackupRequest(
             backup_id=backup_id,
@@ -145,11 +166,34 @@ class Backups:
         task = to_task(self._connection.create(self._connection.backups.VerifyBackup, request))
         return TaskHandle(self._connection, task)
 
+    def entries(
+        self,
+        backup_id: str,
+        path: str | os.PathLike[str] = "",
+        *,
+        credentials: Credentials | None = None,
+        page_size: int = 0,
+    ) -> Iterator[Entry]:
+        """The entries of one folder of a snapshot by name, fetched as they are asked for; the empty path is its root.
+
+        `credentials` (a passphrase or key file) open one in a sealed repository that is not unlocked. Raises
+        NotFound/ENTRY_NOT_FOUND for what is no folder of it.
+        """
+        request = backup_service_pb2.ListBackupEntriesRequest(
+            backup_id=backup_id,
+            path=wire_path(path),
+            page_size=page_size,
+            credentials=wire_credentials(credentials),
+        )
+        return pages(self._connection, self._connection.backups.ListBackupEntries, request, "entries", Entry)
+
     def download(
         self,
         backup_id: str,
         target: str | os.PathLike[str] | BinaryIO | None = None,
         *,
+        format: ArchiveFormat | str | None = None,  # noqa: A002  the API's own word
+        credentials: Credentials | None = None,
         on_bytes: OnBytes | None = None,
         on_break: OnBreak | None = None,
     ) -> Download:
@@ -157,11 +201,20 @@ class Backups:
 
         A path is written as `.partial` beside, which a repeated call resumes, checked against the server's SHA-256
         and then renamed. Raises TargetExists rather than replace a file, and DigestMismatch; then nothing is left.
+
+        Of a snapshot the archive is made on the way, in `format` (default `"tar.gz"`): its size is not known, and a
+        stream that breaks starts over. `credentials` (a passphrase or key file) open one in a sealed repository that is
+        not unlocked. For backups that are archives neither may be given.
         """
         connection = self._connection
 
         def open_at(offset: int) -> AbstractContextManager[Iterator[Any]]:
-            request = backup_service_pb2.DownloadBackupRequest(backup_id=backup_id, offset=offset)
+            request = backup_service_pb2.DownloadBackupRequest(
+                backup_id=backup_id,
+                offset=offset,
+                format=to_number(backup_pb2.ArchiveFormat, format),
+                credentials=wire_credentials(credentials),
+            )
             return connection.stream(connection.backups.DownloadBackup, request)
 
         if target is None or isinstance(target, str | os.PathLike):

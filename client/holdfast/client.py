@@ -21,6 +21,7 @@ from holdfast.enums import HealthStatus
 from holdfast.errors import NotFound, Unimplemented
 from holdfast.exports import Exports
 from holdfast.models import Health
+from holdfast.repositories import Repositories
 from holdfast.settings import Settings, find_settings
 from holdfast.sources import Sources
 from holdfast.task import Tasks
@@ -76,6 +77,7 @@ class Client:
         self.backups = Backups(self._connection)
         self.exports = Exports(self._connection)
         self.restores = Restores(self._connection)
+        self.repositories = Repositories(self._connection)
         self.tasks = Tasks(self._connection)
 
     def __enter__(self) -> Client:

@@ -27,6 +27,7 @@ from holdfast.settings import Settings, is_local
 from holdfast.v1 import (
     backup_service_pb2_grpc,
     export_service_pb2_grpc,
+    repository_service_pb2_grpc,
     restore_service_pb2_grpc,
     source_service_pb2_grpc,
     task_service_pb2_grpc,
@@ -74,6 +75,7 @@ class Connection:
         self.backups = _stub(backup_service_pb2_grpc.BackupServiceStub, self.channel)
         self.exports = _stub(export_service_pb2_grpc.ExportServiceStub, self.channel)
         self.restores = _stub(restore_service_pb2_grpc.RestoreServiceStub, self.channel)
+        self.repositories = _stub(repository_service_pb2_grpc.RepositoryServiceStub, self.channel)
         self.tasks = _stub(task_service_pb2_grpc.TaskServiceStub, self.channel)
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ from holdfast.errors import BadConfiguration
 from holdfast.models import Event, OtherResult, Task, TaskProblem, TaskResult
 from holdfast.v1 import task_pb2
 
-__all__ = ["RESULTS", "from_message", "to_event", "to_number", "to_task", "to_timestamp", "wire_path"]
+__all__ = ["RESULTS", "from_message", "to_duration", "to_event", "to_number", "to_task", "to_timestamp", "wire_path"]
 
 M = TypeVar("M")
 
@@ -38,6 +38,7 @@ RESULTS: Mapping[str, type[TaskResult]] = {
     "restore_result": models.RestoreResult,
     "restore_archive_result": models.RestoreArchiveResult,
     "verify_result": models.VerifyResult,
+    "check_repository_result": models.CheckRepositoryResult,
     "export_backup_result": models.ExportBackupResult,
     "export_coins_result": models.ExportCoinsResult,
     "import_coins_result": models.ImportCoinsResult,
@@ -96,6 +97,13 @@ def to_number(wrapper: Any, value: str | None) -> Any:
             f"{value!r} is no {wrapper.DESCRIPTOR.name}", remedy=f"Choose one of {', '.join(known)}."
         )
     return wrapper.Value(prefix + word)
+
+
+def to_duration(value: timedelta | float) -> Duration:
+    """Of seconds or a span."""
+    duration = Duration()
+    duration.FromTimedelta(value if isinstance(value, timedelta) else timedelta(seconds=value))
+    return duration
 
 
 def to_timestamp(value: datetime | None) -> Timestamp | None:

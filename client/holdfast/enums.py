@@ -14,11 +14,14 @@ __all__ = [
     "BackupState",
     "CoinFileFormat",
     "CoinGeneration",
+    "EntryType",
     "EventKind",
     "HealthStatus",
     "LogLevel",
     "MaintenanceState",
     "OnSourceError",
+    "RepositoryKeyKind",
+    "RepositoryState",
     "RestoreAction",
     "SourceKind",
     "SourceState",
@@ -63,6 +66,16 @@ class BackupState(StrEnum):
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
     RESTORING = "RESTORING"
+
+
+class EntryType(StrEnum):
+    """What an entry of a backup is; a HARDLINK is a further name of a file of the same backup."""
+
+    UNKNOWN = "UNKNOWN"
+    FILE = "FILE"
+    DIRECTORY = "DIRECTORY"
+    SYMLINK = "SYMLINK"
+    HARDLINK = "HARDLINK"
 
 
 class ArchiveFormat(StrEnum):
@@ -203,3 +216,22 @@ class HealthStatus(StrEnum):
     SERVING = "SERVING"
     NOT_SERVING = "NOT_SERVING"
     SERVICE_UNKNOWN = "SERVICE_UNKNOWN"
+
+
+class RepositoryState(StrEnum):
+    """Whether a repository can be used."""
+
+    UNKNOWN = "UNKNOWN"
+    READY = "READY"
+    OFFLINE = "OFFLINE"
+    DAMAGED = "DAMAGED"
+    REFUSED = "REFUSED"
+
+
+class RepositoryKeyKind(StrEnum):
+    """What opens a key slot."""
+
+    UNKNOWN = "UNKNOWN"
+    PASSPHRASE = "PASSPHRASE"  # noqa: S105  the kind's name
+    KEY_FILE = "KEY_FILE"
+    RECOVERY = "RECOVERY"

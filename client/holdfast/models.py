@@ -18,6 +18,7 @@ from holdfast.enums import (
     BackupKind,
     BackupState,
     CoinGeneration,
+    EntryType,
     EventKind,
     HealthStatus,
     LogLevel,
@@ -35,11 +36,14 @@ from holdfast.wallet_models import CoinSummary, CoinTotal, DenominationTotal
 __all__ = [
     "ArchiveLimits",
     "Backup",
+    "BackupDamage",
     "BackupResult",
     "BackupStatistics",
     "BlockedBy",
+    "CheckRepositoryResult",
     "Cleanup",
     "Discovery",
+    "Entry",
     "Event",
     "ExportBackupResult",
     "ExportCoinsResult",
@@ -289,6 +293,24 @@ class RestorePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A file, directory or link in a backup; `size` in bytes, `sha256` empty where the backup keeps another hash.
+
+    Paths are below the backup's root; bytes that are not UTF-8 appear as \\xNN escapes.
+    """
+
+    path: str
+    type: EntryType
+    size: int
+    mode: int | None
+    modify_time: datetime | None
+    uid: int | None
+    gid: int | None
+    link_target: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedEntry:
     """What a restore does with one entry."""
 
@@ -373,6 +395,36 @@ class VerifyResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BackupDamage:
+    """What a backup in a repository has lost.
+
+    `files_lost` is None where nothing was read to tell; `paths` holds at most 100, and none of a sealed repository.
+    """
+
+    backup_id: str
+    files_lost: int | None
+    chunks_lost: int
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRepositoryResult:
+    """Result of CHECK_REPOSITORY. `percent` is the share of the data that was read. Its lists hold at most 100."""
+
+    repository_id: str
+    level: VerifyLevel
+    percent: float
+    backups_checked: int
+    packs_checked: int
+    objects_checked: int
+    files_checked: int
+    bytes_checked: int
+    damaged_objects: tuple[str, ...]
+    damaged_count: int
+    damaged_backups: tuple[BackupDamage, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedFile:
     """One file that an export wrote. `coins`, `amount` and `generation` are 0 and None for an exported backup."""
 
@@ -441,6 +493,7 @@ TaskResult = (
     | RestoreResult
     | RestoreArchiveResult
     | VerifyResult
+    | CheckRepositoryResult
     | ExportBackupResult
     | ExportCoinsResult
     | ImportCoinsResult

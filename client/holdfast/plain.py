@@ -14,7 +14,7 @@ __all__ = ["to_dict"]
 
 def to_dict(value: Any) -> Any:
     """Any value of `holdfast.models` as JSON-compatible data: times as RFC 3339 in UTC, spans as seconds,
-    amounts as decimal text."""
+    amounts as decimal text, bytes as hexadecimal digits."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_dict(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -27,4 +27,6 @@ def to_dict(value: Any) -> Any:
         return value.total_seconds()
     if isinstance(value, Decimal):
         return f"{value:f}"
+    if isinstance(value, bytes):
+        return value.hex()
     return str(value) if isinstance(value, StrEnum) else value

@@ -8,10 +8,8 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from decimal import Decimal
 
-from google.protobuf.duration_pb2 import Duration
-
 from holdfast.connection import Connection
-from holdfast.convert import from_message, to_task, wire_path
+from holdfast.convert import from_message, to_duration, to_task, wire_path
 from holdfast.credentials import Credentials, wire_credentials
 from holdfast.models import ImportCoinsResult
 from holdfast.pages import pages
@@ -95,7 +93,7 @@ class Wallets:
         and then nothing has changed.
         """
         request = wallet_service_pb2.UnlockWalletRequest(
-            source_id=source_id, password=password, ttl=None if ttl is None else _duration(ttl)
+            source_id=source_id, password=password, ttl=None if ttl is None else to_duration(ttl)
         )
         # A repeat after a lost answer would not say that the password was set.
         reply = self._connection.call(self._connection.wallets.UnlockWallet, request, repeatable=False)
@@ -105,12 +103,6 @@ class Wallets:
         """Forget the wallet's key at once; False when it was locked. Backups store its coins in clear from then on."""
         request = wallet_service_pb2.LockWalletRequest(source_id=source_id)
         return bool(self._connection.call(self._connection.wallets.LockWallet, request).was_unlocked)
-
-
-def _duration(value: timedelta | float) -> Duration:
-    duration = Duration()
-    duration.FromTimedelta(value if isinstance(value, timedelta) else timedelta(seconds=value))
-    return duration
 
 
 def decimal_text(value: Decimal | int | str) -> str:

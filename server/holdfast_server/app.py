@@ -21,12 +21,13 @@ from holdfast_server.config import Config, ConfigError
 from holdfast_server.process import Child, forbid_core_dumps, raise_file_limit
 
 if TYPE_CHECKING:
+    from holdfast_server.catalog.database import Database
+    from holdfast_server.clock import Clock
     from holdfast_server.rpc.services import Services
     from holdfast_server.storage.policy import FolderPolicy
     from holdfast_server.tasks.backup_life import BackupLife
-    from holdfast_server.tasks.engine import TaskEngine
     from holdfast_server.tasks.rebuild import Finding, RebuildSummary
-    from holdfast_server.tasks.wallet_keys import WalletKeys
+    from holdfast_server.tasks.snapshot_downloads import SnapshotDownloads
     from holdfast_server.tasks.wallet_reader import WalletReader
 
 __all__ = ["ADDRESS_FILE", "prepare_data_dir", "rebuild_catalog", "run_edge", "run_worker", "software_version"]
@@ -69,13 +70,14 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     from holdfast_server.rpc.interceptors import CallInterceptor, StreamPlaces
     from holdfast_server.rpc.registry import NOT_BUILT_FILES, register_services
     from holdfast_server.rpc.server import NotBuiltYet, build_server
+    from holdfast_server.tasks.snapshot_downloads import SnapshotDownloads
     from holdfast_server.tasks.wallet_reader import WalletReader
 
     raise_file_limit()
     forbid_core_dumps()
     prepare_data_dir(config)
-    reader = WalletReader()
-    services = _edge_services(config, reader)
+    reader, downloads = WalletReader(), SnapshotDownloads()
+    services = _edge_services(config, reader, downloads)
     places = StreamPlaces(config.server.max_watchers)
     authenticator = Authenticator(ensure_admin_token(config.paths.data_dir))
     try:
@@ -93,7 +95,10 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     stop = _stop_signals()
     services.pump.start()
     ticker = threading.Thread(
-        target=_tick, args=(services.engine, services.keys, stop.first), name="ticker", daemon=True
+        target=_tick,
+        args=((services.keys.tick, services.repositories.tick, services.engine.tick), stop.first),
+        name="ticker",
+        daemon=True,
     )
     ticker.start()
     edge.start()
@@ -107,23 +112,26 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
             services.pump.stop()
             edge.stop(3.0).wait()
             break
+    downloads.close()
     reader.close()
     return 0
 
 
-def _edge_services(config: Config, reader: WalletReader) -> Services:
+def _edge_services(config: Config, reader: WalletReader, downloads: SnapshotDownloads) -> Services:
     """The application below the edge, on a catalog that is ready."""
     from holdfast_server.catalog.database import Database
     from holdfast_server.rpc.services import Services
-    from holdfast_server.tasks.backup_life import BackupLife
     from holdfast_server.tasks.backup_orders import BackupOrders
+    from holdfast_server.tasks.check_repository import CheckOrders
     from holdfast_server.tasks.engine import TaskEngine
     from holdfast_server.tasks.export import ExportOrders
     from holdfast_server.tasks.export_coins_orders import ExportCoinsOrders
     from holdfast_server.tasks.import_coins import ImportOrders
     from holdfast_server.tasks.queue import DbosQueue, migrate_queue
+    from holdfast_server.tasks.repositories import RepositoryRegistry
     from holdfast_server.tasks.restore import RestoreOrders
     from holdfast_server.tasks.restore_archive import RestoreArchiveOrders
+    from holdfast_server.tasks.snapshot_queries import SnapshotQueries
     from holdfast_server.tasks.sources import SourceRegistry
     from holdfast_server.tasks.verify import VerifyOrders
     from holdfast_server.tasks.wallet_keys import WalletKeys
@@ -137,21 +145,26 @@ def _edge_services(config: Config, reader: WalletReader) -> Services:
     policy = _policy(config)
     pump = EventPump(database, engine, clock, config.server.heartbeat_seconds)
     keys = WalletKeys(database, policy, reader, clock)
+    data_dir = os.fsencode(config.paths.data_dir)
+    repositories = RepositoryRegistry(database, policy, reader, clock, data_dir)
     return Services(
         database=database,
         engine=engine,
         pump=pump,
         sources=SourceRegistry(database, policy, clock),
         backups=BackupOrders(database, engine, policy, clock, keys),
-        life=BackupLife(database, clock, config.backups.trash_hours, _trash_lock(config)),
-        verifications=VerifyOrders(engine),
-        restores=RestoreOrders(engine, policy, clock, keys),
+        life=_backup_life(config, database, clock),
+        verifications=VerifyOrders(engine, repositories),
+        restores=RestoreOrders(engine, policy, clock, keys, repositories),
         archive_restores=RestoreArchiveOrders(engine, policy, clock, keys),
-        exports=ExportOrders(engine, policy, clock),
+        exports=ExportOrders(engine, policy, clock, repositories),
         coin_exports=ExportCoinsOrders(engine, policy, reader, keys, clock),
         keys=keys,
         imports=ImportOrders(engine, policy, keys),
         wallets=WalletQueries(database, policy, reader, keys),
+        repositories=repositories,
+        checks=CheckOrders(engine, repositories),
+        snapshots=SnapshotQueries(database, repositories, reader, downloads, clock, data_dir, software_version()),
     )
 
 
@@ -160,8 +173,9 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     from holdfast_server.archive.pool import CompressorPool
     from holdfast_server.catalog.database import Database
     from holdfast_server.catalog.rows import TaskKind
+    from holdfast_server.tasks.archive_target import ArchiveTarget
     from holdfast_server.tasks.backup import BackupHandler
-    from holdfast_server.tasks.backup_life import BackupLife
+    from holdfast_server.tasks.check_repository import CheckHandler
     from holdfast_server.tasks.engine import TaskEngine
     from holdfast_server.tasks.export import ExportHandler
     from holdfast_server.tasks.export_coins import ExportCoinsHandler
@@ -171,6 +185,7 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     from holdfast_server.tasks.restore import RestoreHandler
     from holdfast_server.tasks.restore_archive import RestoreArchiveHandler, ServiceLimits
     from holdfast_server.tasks.run import TaskHandler
+    from holdfast_server.tasks.snapshot_target import SnapshotTarget
     from holdfast_server.tasks.verify import VerifyHandler
     from holdfast_server.tasks.worker import Worker
 
@@ -188,18 +203,27 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     own = config.restore
     limits = ServiceLimits(own.max_entries, own.max_ratio, own.max_depth, own.reserve_mib << 20)
     handlers: dict[TaskKind, TaskHandler] = {
-        TaskKind.BACKUP: BackupHandler(database, policy, pool, clock, data_dir, software_version()),
-        TaskKind.VERIFY: VerifyHandler(database, clock),
-        TaskKind.RESTORE: RestoreHandler(database, policy, clock),
+        TaskKind.BACKUP: BackupHandler(
+            database,
+            policy,
+            ArchiveTarget(database, policy, pool, clock),
+            SnapshotTarget(database, pool, clock, data_dir),
+            clock,
+            data_dir,
+            software_version(),
+        ),
+        TaskKind.VERIFY: VerifyHandler(database, clock, data_dir),
+        TaskKind.RESTORE: RestoreHandler(database, policy, clock, data_dir),
         TaskKind.RESTORE_ARCHIVE: RestoreArchiveHandler(policy, limits, clock),
-        TaskKind.EXPORT_BACKUP: ExportHandler(database, policy, pool, clock, software_version()),
+        TaskKind.EXPORT_BACKUP: ExportHandler(database, policy, pool, clock, data_dir, software_version()),
         TaskKind.EXPORT_COINS: ExportCoinsHandler(database, policy, clock),
         TaskKind.IMPORT_COINS: ImportHandler(database, policy),
+        TaskKind.CHECK_REPOSITORY: CheckHandler(database, clock, data_dir),
     }
     housekeeper = Housekeeper(database, queue, clock, config.tasks.history_days, config.tasks.request_id_days)
     worker = Worker(owner, database, engine, handlers, housekeeper, clock, config.tasks.lease_seconds)
     consumer = DbosConsumer(config.database_url, owner, {"data": config.worker.max_tasks, "short": 2}, worker.execute)
-    life = BackupLife(database, clock, config.backups.trash_hours, _trash_lock(config))
+    life = _backup_life(config, database, clock)
     stop = _stop_signals()
     worker.start(dead_owners, dead_before)
     threading.Thread(target=_keep_trash, args=(life, stop.first), name="trash", daemon=True).start()
@@ -262,12 +286,12 @@ def _stop_signals() -> _Stop:
     return stop
 
 
-def _tick(engine: TaskEngine, keys: WalletKeys, stop: threading.Event) -> None:
+def _tick(steps: Sequence[Callable[[], None]], stop: threading.Event) -> None:
     """Take over and admit from the edge too, so that a dead worker's task is not shown as running; forget keys."""
     from holdfast_server.errors import Unavailable
 
     while not stop.wait(1.0):
-        for step in (keys.tick, engine.tick):
+        for step in steps:
             try:
                 step()
             except Unavailable:
@@ -299,6 +323,14 @@ def _policy(config: Config) -> FolderPolicy:
     from holdfast_server.storage.policy import FolderPolicy
 
     return FolderPolicy(os.fsencode(config.paths.data_dir), [os.fsencode(root) for root in config.paths.roots])
+
+
+def _backup_life(config: Config, database: Database, clock: Clock) -> BackupLife:
+    from holdfast_server.tasks.backup_life import BackupLife
+    from holdfast_server.tasks.snapshot_life import SnapshotLife
+
+    snapshots = SnapshotLife(database, clock, os.fsencode(config.paths.data_dir))
+    return BackupLife(database, clock, config.backups.trash_hours, _trash_lock(config), snapshots)
 
 
 def _lock_file(config: Config) -> Path:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.core.control import Control, Problem, Progress
-from holdfast_server.core.export import BackupExport, ExportPlan
+from holdfast_server.core.export import BackupExport, ExportPlan, archive_contents, archive_origin
 from holdfast_server.core.verify import StoredArchive, VerifyLevel, open_archive, verify_stored
 from tests.property.test_round_trip import Node, back_up, describe, make, nodes, plan, restore
 
@@ -33,7 +33,10 @@ def export(
     problems: list[Problem] = []
     backup_id = plan(archive.format).backup_id
     with open_archive(archive) as file, open(folder + b"/export", "x+b", buffering=0) as out:
-        one = BackupExport(file, ExportPlan(backup_id, archive, how, paths, 1, "test"), Control(), Progress())
+        control, progress = Control(), Progress()
+        contents = archive_contents(file, archive.format, control, progress)
+        made = ExportPlan(backup_id, how, paths, 1, "test", origin=archive_origin(archive))
+        one = BackupExport(contents, made, control, progress)
         written = one.write(out.fileno(), pool, problems.append)
     assert problems == []
     found = written.statistics

@@ -21,9 +21,10 @@ from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.archive.reader import Limits, open_reader
 from holdfast_server.core.archive_file import ProvedArchive
-from holdfast_server.core.backup import ArchivePlan, scan_source, write_archive
+from holdfast_server.core.backup import ArchivePlan, write_archive
 from holdfast_server.core.control import Control, Problem, Progress
 from holdfast_server.core.restore import Unpacking, apply_staging, extract_to_staging
+from holdfast_server.core.source_job import scan_source
 from holdfast_server.core.verify import StoredArchive, VerifyLevel, open_archive, verify_stored
 from holdfast_server.storage.folder import OpenFolder
 from tests.unit.archive.archives import WRITABLE

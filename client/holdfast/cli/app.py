@@ -14,6 +14,7 @@ from holdfast.cli.backup import backup
 from holdfast.cli.coin import coin
 from holdfast.cli.export import export
 from holdfast.cli.health import health
+from holdfast.cli.repository import repository
 from holdfast.cli.restore import restore
 from holdfast.cli.session import Session, exit_code, write_error
 from holdfast.cli.source import source
@@ -31,6 +32,7 @@ Examples:
   holdfast source register /srv/minecraft --id minecraft --ignore '*.log'
   holdfast wallet balance default
   holdfast wallet unlock default
+  holdfast repository create vault --folder /backups/vault --create-folder
   holdfast backup create default minecraft --to /backups --format zip
   holdfast backup list --source minecraft
   holdfast restore BACKUP_ID --to /tmp/look
@@ -78,6 +80,7 @@ def cli(
 
 cli.add_command(source)
 cli.add_command(wallet)
+cli.add_command(repository)
 cli.add_command(backup)
 cli.add_command(restore)
 cli.add_command(export)

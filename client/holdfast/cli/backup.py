@@ -9,42 +9,45 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from holdfast.cli.backup_entries import list_entries
 from holdfast.cli.identity import identity_option
+from holdfast.cli.level import LEVELS, level_option
 from holdfast.cli.recipients import all_recipients, recipient_options
+from holdfast.cli.repository_key import repository_key_options
 from holdfast.cli.session import Command, Session, pass_session
 from holdfast.cli.watching import start, task_options
 from holdfast.credentials import Credentials
 from holdfast.download import Download
-from holdfast.enums import ArchiveFormat, OnSourceError, VerifyLevel
+from holdfast.enums import ArchiveFormat, OnSourceError
 from holdfast.models import Backup, BackupStatistics
 from holdfast.text import count, local_time, percent, safe, size
 
 __all__ = ["backup", "write_download"]
 
 _FORMATS = {"zip": ArchiveFormat.ZIP, "tar.gz": ArchiveFormat.TAR_GZ, "tar.zst": ArchiveFormat.TAR_ZST}
-_LEVELS = {
-    "structure": VerifyLevel.STRUCTURE,
-    "checksum": VerifyLevel.CHECKSUM,
-    "read-data": VerifyLevel.READ_DATA,
-}
 
 
 @click.group()
 def backup() -> None:
-    """Make, list, prove, fetch, lock and delete backups."""
+    """Make, list, look into, prove, fetch, lock and delete backups."""
+
+
+backup.add_command(list_entries)
 
 
 @backup.command(
     cls=Command,
     epilog="\b\nExamples:\n"
+    "  holdfast backup create default --repository main\n"
     "  holdfast backup create default --to /backups --format zip --tag nightly\n"
     "  holdfast backup create --all-wallets --to /backups --format tar.zst --create-folder\n"
     "  holdfast backup create default --to /backups --format tar.zst --recipient age1...\n"
     "  holdfast backup create minecraft --to /backups --format zip --ignore '*.log' --dry-run",
 )
 @click.argument("source_ids", nargs=-1, metavar="[SOURCE_ID]...")
-@click.option("--to", "folder", required=True, metavar="FOLDER", help="Folder of the server for the archives.")
-@click.option("--format", "archive_format", required=True, type=click.Choice(list(_FORMATS)), help="Kind of archive.")
+@click.option("--repository", "repository_id", metavar="REPOSITORY_ID", help="Make snapshots in this repository.")
+@click.option("--to", "folder", metavar="FOLDER", help="Make archives in this folder of the server.")
+@click.option("--format", "archive_format", type=click.Choice(list(_FORMATS)), help="Kind of archive; with --to.")
 @recipient_options
 @click.option("--all-wallets", is_flag=True, help="Every active wallet, instead of named sources.")
 @click.option("--tag", default="", help="Part of the archive's name: letters, digits, `.`, `_` and `-`.")
@@ -64,8 +67,9 @@ def backup() -> None:
 def create(
     session: Session,
     source_ids: tuple[str, ...],
-    folder: str,
-    archive_format: str,
+    repository_id: str | None,
+    folder: str | None,
+    archive_format: str | None,
     recipients: tuple[str, ...],
     recipients_files: tuple[str, ...],
     all_wallets: bool,
@@ -80,7 +84,7 @@ def create(
     detach: bool,
     request_id: str | None,
 ) -> int:
-    """Back up each SOURCE_ID into a verified archive of its own, and watch it.
+    """Back up each SOURCE_ID into a snapshot in a repository, or into a verified archive of its own, and watch it.
 
     With recipients each archive is sealed with age: only their identities open it, and nobody can recover a lost one.
 
@@ -89,13 +93,23 @@ def create(
     """
     if bool(source_ids) == all_wallets:
         raise click.UsageError("name the sources, or use --all-wallets")
-    where, sealed_to = session.server_path(folder), all_recipients(recipients, recipients_files)
+    if repository_id is not None and (folder is not None or archive_format is not None):
+        raise click.UsageError("--repository and --to or --format exclude each other")
+    if repository_id is None and folder is None:
+        raise click.UsageError("say where to: --repository, or --to and --format")
+    if (folder is None) != (archive_format is None):
+        raise click.UsageError("--to and --format go together")
+    sealed_to = all_recipients(recipients, recipients_files)
+    if repository_id is not None and (tag or create_folder or sealed_to):
+        raise click.UsageError("--tag, --create-folder and recipients are for archives")
+    where = None if folder is None else session.server_path(folder)
     return start(
         session,
         lambda request: session.client.backups.create(
             source_ids,
+            repository_id=repository_id,
             folder=where,
-            format=_FORMATS[archive_format],
+            format=None if archive_format is None else _FORMATS[archive_format],
             all_wallets=all_wallets,
             tag=tag,
             create_folder=create_folder,
@@ -116,21 +130,24 @@ def create(
 @backup.command("list", cls=Command)
 @click.option("--source", "source_id", default="", metavar="SOURCE_ID", help="Only backups of this source.")
 @click.option("--task", "task_id", default="", metavar="TASK_ID", help="Only backups made by this task.")
+@click.option("--repository", "repository_id", default="", metavar="REPOSITORY_ID", help="Only snapshots of this one.")
 @click.option("--deleted", is_flag=True, help="Also those in the trash.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(min=0), help="At most so many; 0: all.")
 @pass_session
-def list_backups(session: Session, source_id: str, task_id: str, deleted: bool, limit: int) -> int:
+def list_backups(session: Session, source_id: str, task_id: str, repository_id: str, deleted: bool, limit: int) -> int:
     """List backups, newest first."""
-    matching = session.client.backups.list(source_id=source_id, task_id=task_id, show_deleted=deleted)
+    matching = session.client.backups.list(
+        source_id=source_id, task_id=task_id, repository_id=repository_id, show_deleted=deleted
+    )
     found = list(itertools.islice(matching, limit + 1 if limit else None))
     shown = found[:limit] if limit else found
     for one in shown:
         session.emit("backup", one)
     rows = [
-        (one.backup_id, one.source_id, _state(one), size(one.size), local_time(one.create_time), one.storage_path)
+        (one.backup_id, one.source_id, _state(one), size(one.size), local_time(one.create_time), _place(one))
         for one in shown
     ]
-    session.table(["ID", "SOURCE", "STATE", "SIZE", "MADE", "ARCHIVE"], rows)
+    session.table(["ID", "SOURCE", "STATE", "SIZE", "MADE", "WHERE"], rows)
     if len(found) > len(shown):
         session.note("there are more; use --limit 0 to see all")
     return 0
@@ -190,12 +207,9 @@ def undelete(session: Session, backup_id: str) -> int:
 
 @backup.command(cls=Command)
 @click.argument("backup_id")
-@click.option(
-    "--level",
-    type=click.Choice(list(_LEVELS)),
-    help="How deep: what fits together, every stored byte, or every file unpacked and hashed. [default: read-data]",
-)
+@level_option
 @identity_option
+@repository_key_options
 @task_options
 @pass_session
 def verify(
@@ -203,17 +217,25 @@ def verify(
     backup_id: str,
     level: str | None,
     credentials: Credentials | None,
+    repository_key: Credentials | None,
     detach: bool,
     request_id: str | None,
 ) -> int:
     """Prove that a backup can be read.
 
-    A sealed one is opened with --identity; without it only the hash of the sealed file is checked.
+    A sealed archive is opened with --identity; without it only the hash of the sealed file is checked. A backup in a
+    sealed repository is read with one of --passphrase, --passphrase-file, --key-file and --recovery-key, or while the
+    repository is unlocked; the other levels need none of them.
     """
-    depth = None if level is None else _LEVELS[level]
+    if credentials is not None and repository_key is not None:
+        raise click.UsageError(
+            "--identity opens archives, and --passphrase and its like repositories: give one of them"
+        )
+    secret = credentials or repository_key
+    depth = None if level is None else LEVELS[level]
     return start(
         session,
-        lambda request: session.client.backups.verify(backup_id, depth, credentials=credentials, request_id=request),
+        lambda request: session.client.backups.verify(backup_id, depth, credentials=secret, request_id=request),
         request_id,
         detach=detach,
     )
@@ -223,26 +245,44 @@ def verify(
     cls=Command,
     epilog="\b\nExamples:\n"
     "  holdfast backup download BACKUP_ID -o /mnt/usb\n"
-    "  holdfast backup download BACKUP_ID -o - | ssh elsewhere 'cat > copy.zip'",
+    "  holdfast backup download BACKUP_ID -o - | ssh elsewhere 'cat > copy.zip'\n"
+    "  holdfast backup download SNAPSHOT_ID --format tar.zst --passphrase",
 )
 @click.argument("backup_id")
 @click.option("-o", "--output", metavar="PATH", help="File or folder; `-` is stdout. [default: this folder]")
+@click.option(
+    "--format", "archive_format", type=click.Choice(list(_FORMATS)),
+    help="Kind of archive that a snapshot is made into; with snapshots only. [default: tar.gz]",
+)  # fmt: skip
+@repository_key_options
 @pass_session
-def download(session: Session, backup_id: str, output: str | None) -> int:
-    """Fetch a backup's archive, checked against its SHA-256.
+def download(
+    session: Session,
+    backup_id: str,
+    output: str | None,
+    archive_format: str | None,
+    repository_key: Credentials | None,
+) -> int:
+    """Fetch a backup as one file, checked against its SHA-256: a stored archive as it is, a snapshot as an archive that
+    is made on the way.
 
-    What an interruption leaves is a .partial file, which the same command resumes. A file that exists is never
-    replaced.
+    What an interruption leaves is a .partial file, which the same command resumes; for a snapshot it starts over. A
+    file that exists is never replaced.
     """
+    kind = None if archive_format is None else _FORMATS[archive_format]
     if output == "-":
         if session.json:
             raise click.UsageError("--json and -o - both want stdout")
-        session.client.backups.download(backup_id, sys.stdout.buffer)
+        session.client.backups.download(backup_id, sys.stdout.buffer, format=kind, credentials=repository_key)
         return 0
     with _bar(session) as bar:
         row = bar.add_task("download", total=None)
         done = session.client.backups.download(
-            backup_id, output, on_bytes=lambda got, whole: bar.update(row, completed=got, total=whole)
+            backup_id,
+            output,
+            format=kind,
+            credentials=repository_key,
+            on_bytes=lambda got, whole: bar.update(row, completed=got, total=whole),
         )
     write_download(session, done)
     return 0
@@ -296,6 +336,10 @@ def _show(session: Session, one: Backup) -> None:
         note = f"  {proof.message}" if one.sealed and proof.message else ""
         pairs.append(("verified", f"{local_time(proof.time)}  {level}  {result}  {checked}{note}"))
     session.record(pairs)
+
+
+def _place(one: Backup) -> str:
+    return f"repository {one.repository_id}" if one.repository_id else one.storage_path
 
 
 def _state(one: Backup) -> str:

@@ -6,6 +6,7 @@ import click
 
 from holdfast.cli.identity import identity_option
 from holdfast.cli.recipients import all_recipients, recipient_options
+from holdfast.cli.repository_key import repository_key_options
 from holdfast.cli.session import Command, Session, pass_session
 from holdfast.cli.watching import start, task_options
 from holdfast.credentials import Credentials
@@ -36,6 +37,7 @@ def export() -> None:
 @click.option("--path", "paths", multiple=True, metavar="PATH", help="Only this entry of the backup, and all below it.")
 @recipient_options
 @identity_option
+@repository_key_options
 @click.option("--dry-run", is_flag=True, help="Only tell what would be packed; write nothing.")
 @task_options
 @pass_session
@@ -50,6 +52,7 @@ def backup(
     recipients: tuple[str, ...],
     recipients_files: tuple[str, ...],
     credentials: Credentials | None,
+    repository_key: Credentials | None,
     dry_run: bool,
     detach: bool,
     request_id: str | None,
@@ -57,12 +60,16 @@ def backup(
     """Repack a backup into one file, in any format, whole or only some paths, and watch it.
 
     Every file is proved against the backup on the way, and the new file is read back before it gets its name. It is no
-    backup of its own: nothing lists or deletes it. A sealed backup needs its identity; without a recipient the file is
-    in clear.
+    backup of its own: nothing lists or deletes it. A sealed archive needs its identity, a snapshot in a sealed
+    repository its key, unless that is unlocked; without a recipient the file is in clear.
 
     Ctrl-C detaches from the watch; the export goes on. A relative FOLDER is taken from here if the server is on this
     machine.
     """
+    if credentials is not None and repository_key is not None:
+        raise click.UsageError(
+            "--identity opens archives, and --passphrase and its like repositories: give one of them"
+        )
     where, sealed_to = session.server_path(folder), all_recipients(recipients, recipients_files)
     return start(
         session,
@@ -75,7 +82,7 @@ def backup(
             paths=paths,
             age_recipients=sealed_to,
             dry_run=dry_run,
-            credentials=credentials,
+            credentials=credentials or repository_key,
             request_id=request,
         ),
         request_id,

@@ -1,4 +1,4 @@
-"""A wallet's password, from a prompt or a file, never from the command line, where every user could read it."""
+"""A password or passphrase, from a prompt or a file, never from the command line, where every user could read it."""
 
 from __future__ import annotations
 
@@ -38,22 +38,26 @@ def with_password(given: Credentials | None, *, password: bool, password_file: s
         return given
     if given is not None or (password and password_file is not None):
         raise click.UsageError(
-            "only one of --identity, --password and --password-file fits: for a sealed archive with encrypted coins, "
-            "unlock the wallet and give --identity and --decrypt"
+            "only one secret fits into a call: for encrypted coins in what is sealed too, unlock the wallet and give "
+            "--decrypt and what opens the archive or the repository"
         )
     return Credentials(wallet_password=read_password(password_file))
 
 
-def read_password(path: str | None, *, confirm: bool = False) -> str:
+def read_password(
+    path: str | None, *, confirm: bool = False, what: str = "wallet password", option: str = "--password-file"
+) -> str:
     """The password of a file, taken as it is but for its line end, or from a prompt that shows nothing of it; with
-    `confirm` the prompt asks twice. Raises BadConfiguration, which shows nothing of it either."""
+    `confirm` the prompt asks twice. `what` it is called and by which `option` a file is given, for messages. Raises
+    BadConfiguration, which shows nothing of it either."""
+    word = what.rpartition(" ")[2]
     if path is None:
         if not sys.stdin.isatty():
             raise BadConfiguration(
-                "nobody is there to type the password", remedy="Give --password-file FILE, or `-` for stdin."
+                f"nobody is there to type the {word}", remedy=f"Give {option} FILE, or `-` for stdin."
             )
-        return str(click.prompt("Wallet password", hide_input=True, confirmation_prompt=confirm, err=True))
-    where = "stdin" if path == "-" else f"password file {path}"
+        return str(click.prompt(what.capitalize(), hide_input=True, confirmation_prompt=confirm, err=True))
+    where = "stdin" if path == "-" else f"{word} file {path}"
     try:
         if path == "-":
             data = sys.stdin.buffer.readline(_LONGEST + 1)
@@ -63,7 +67,7 @@ def read_password(path: str | None, *, confirm: bool = False) -> str:
         password = data.removesuffix(b"\n").removesuffix(b"\r").decode()
     except (OSError, UnicodeDecodeError) as error:
         cause = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise BadConfiguration(f"{where} cannot be read: {cause}", remedy="Name a file with the password.") from None
+        raise BadConfiguration(f"{where} cannot be read: {cause}", remedy=f"Name a file with the {word}.") from None
     if not password or len(data) > _LONGEST:
-        raise BadConfiguration(f"{where} does not begin with a password", remedy="A password has 1 to 1,024 bytes.")
+        raise BadConfiguration(f"{where} does not begin with a {word}", remedy=f"A {word} has 1 to 1,024 bytes.")
     return password

@@ -11,6 +11,7 @@ import click
 
 from holdfast.cli.identity import identity_option
 from holdfast.cli.password import decryption_options, with_password
+from holdfast.cli.repository_key import repository_key_options
 from holdfast.cli.session import Command, Session, pass_session
 from holdfast.cli.watching import start, task_options
 from holdfast.credentials import Credentials
@@ -90,12 +91,14 @@ def _target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     epilog="\b\nExamples:\n"
     "  holdfast restore BACKUP_ID --to /tmp/look\n"
     "  holdfast restore BACKUP_ID --to-new-wallet /wallets/Again --password\n"
-    "  holdfast restore BACKUP_ID --to /tmp/look --path Bank --path config.toml",
+    "  holdfast restore BACKUP_ID --to /tmp/look --path Bank --path config.toml\n"
+    "  holdfast restore BACKUP_ID --to /tmp/look --passphrase",
 )
 @click.argument("backup_id")
 @_target_options
 @click.option("--path", "paths", multiple=True, metavar="PATH", help="Only this entry of the backup, and all below it.")
 @identity_option
+@repository_key_options
 @decryption_options
 @click.option("--dry-run", is_flag=True, help="Only tell what would be done; change nothing.")
 @task_options
@@ -106,6 +109,7 @@ def backup(
     target: _Target,
     paths: tuple[str, ...],
     credentials: Credentials | None,
+    repository_key: Credentials | None,
     password: bool,
     password_file: str | None,
     decrypt: bool,
@@ -116,7 +120,8 @@ def backup(
     """Restore a backup into a new folder, or as a new wallet.
 
     The word `backup` may be left out: `holdfast restore BACKUP_ID --to FOLDER`. Every file is hashed again and compared
-    with the backup before the folder appears. A sealed backup needs --identity.
+    with the backup before the folder appears. A sealed archive needs --identity. A backup in a sealed repository needs
+    one of --passphrase, --passphrase-file, --key-file and --recovery-key, or the repository unlocked.
 
     Coins that the backup encrypted stay encrypted (.hfcc) without --password, --password-file or --decrypt. A new
     wallet needs one of the first two, or the wallet unlocked; it appears only if each coin of the backup is there once.
@@ -124,7 +129,11 @@ def backup(
     Ctrl-C detaches from the watch; the restore goes on. A relative FOLDER is taken from here if the server is on this
     machine.
     """
-    secret = with_password(credentials, password=password, password_file=password_file)
+    if credentials is not None and repository_key is not None:
+        raise click.UsageError(
+            "--identity opens archives, and --passphrase and its like repositories: give one of them"
+        )
+    secret = with_password(credentials or repository_key, password=password, password_file=password_file)
     where, restores = session.server_path(target.folder), session.client.restores
     if target.is_wallet and paths:
         raise click.UsageError("--path does not go with --to-new-wallet: a wallet is restored whole, or not at all")

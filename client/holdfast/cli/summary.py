@@ -7,6 +7,7 @@ from holdfast.enums import TaskKind, TaskState
 from holdfast.errors import HoldfastError, Reason
 from holdfast.models import (
     BackupResult,
+    CheckRepositoryResult,
     ExportBackupResult,
     ExportCoinsResult,
     ImportCoinsResult,
@@ -39,6 +40,8 @@ def summarise(session: Session, task: Task) -> None:
         _archive(session, task, task.result)
     elif isinstance(task.result, VerifyResult):
         _verify(session, task.result)
+    elif isinstance(task.result, CheckRepositoryResult):
+        _check(session, task.result)
     elif isinstance(task.result, ExportBackupResult):
         _export(session, task, task.result)
     elif isinstance(task.result, ExportCoinsResult):
@@ -100,7 +103,7 @@ def _outcome(outcome: SourceOutcome, sha256: str, dry_run: bool) -> list[str]:
         return [f"{name}: would store {files}, {size(outcome.original_size)}"]
     ratio = percent(outcome.stored_size, outcome.original_size)
     lines = [
-        f"{name}: {safe(outcome.output_file)}",
+        f"{name}: {safe(outcome.output_file) or 'a snapshot'}",
         f"  {files}, {size(outcome.original_size)} -> {size(outcome.stored_size)} ({ratio})",
     ]
     if sha256:
@@ -243,4 +246,24 @@ def _verify(session: Session, result: VerifyResult) -> None:
     if result.damaged_count:
         session.line(f"  {count(result.damaged_count, 'file')} cannot be restored:")
         for path in result.damaged_files:
+            session.line(f"    {safe(path)}")
+
+
+def _check(session: Session, result: CheckRepositoryResult) -> None:
+    level = result.level.lower().replace("_", "-")
+    parts = [
+        count(result.objects_checked, "object"),
+        count(result.packs_checked, "pack"),
+        count(result.backups_checked, "backup"),
+    ]
+    share = f", {result.percent:.0f} % of the packs" if 0 < result.percent < 100 else ""
+    read = f"{', '.join(parts)}, {size(result.bytes_checked)} read"
+    session.line(f"repository {safe(result.repository_id)}: checked {read} at level {level}{share}")
+    for name in result.damaged_objects:
+        session.line(f"  damaged: {safe(name)}")
+    for one in result.damaged_backups:
+        chunks = count(one.chunks_lost, "chunk")
+        files = "" if one.files_lost is None else f", {count(one.files_lost, 'file')}"
+        session.line(f"  backup {one.backup_id} has lost {chunks}{files}")
+        for path in one.paths:
             session.line(f"    {safe(path)}")

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 import click
 
 from holdfast.cli.password import password_file_option, read_password
 from holdfast.cli.session import Command, Session, pass_session
+from holdfast.cli.span import for_option
 from holdfast.text import local_time, safe
 
 __all__ = ["lock", "unlock"]
-
-_SPAN = re.compile(r"(\d{1,6})(s|m|h)?")
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
-
-
-def _span(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
-    if text is None:
-        return None
-    found = _SPAN.fullmatch(text)
-    if found is None:
-        raise click.BadParameter("write a time such as 90s, 15m or 1h")
-    return float(int(found[1]) * _SECONDS[found[2] or "s"])
 
 
 @click.command(
@@ -31,9 +18,7 @@ def _span(_context: click.Context, _parameter: click.Parameter, text: str | None
     "  pass show wallets/default | holdfast wallet unlock default --for 1h --password-file -",
 )
 @click.argument("source_id")
-@click.option(
-    "--for", "seconds", callback=_span, metavar="TIME", help="How long: 90s, 15m, 1h; at most 1h. [default: 15m]"
-)
+@for_option
 @password_file_option
 @pass_session
 def unlock(session: Session, source_id: str, seconds: float | None, password_file: str | None) -> int:

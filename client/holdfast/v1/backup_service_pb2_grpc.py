@@ -211,10 +211,12 @@ class BackupServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListBackupEntries(self, request, context):
-        """Lists one folder level of a backup, by name.
+        """Lists one folder level of a snapshot, by name in the source, with the paths that a restore makes.
 
-        Errors: NOT_FOUND/BACKUP_NOT_FOUND, ENTRY_NOT_FOUND; FAILED_PRECONDITION/KEY_REQUIRED, KEY_WRONG,
-        BACKUP_NOT_RESTORABLE; DATA_LOSS/CHECKSUM_MISMATCH; UNAVAILABLE/STORAGE_UNREACHABLE.
+        Errors: NOT_FOUND/BACKUP_NOT_FOUND, ENTRY_NOT_FOUND (also for what is no folder); INVALID_ARGUMENT/INVALID_FIELD;
+        ABORTED/BACKUP_BUSY; FAILED_PRECONDITION/KEY_REQUIRED, KEY_WRONG, BACKUP_NOT_RESTORABLE;
+        DATA_LOSS/CHECKSUM_MISMATCH; RESOURCE_EXHAUSTED/READER_BUSY; UNAVAILABLE/STORAGE_UNREACHABLE, READER_FAILED;
+        UNIMPLEMENTED/NOT_AVAILABLE for a backup that is an archive.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -265,8 +267,9 @@ class BackupServiceServicer(object):
 
         Errors: UNAUTHENTICATED/TOKEN_INVALID; NOT_FOUND/BACKUP_NOT_FOUND; INVALID_ARGUMENT/INVALID_FIELD;
         ABORTED/BACKUP_BUSY; FAILED_PRECONDITION/NOT_RESUMABLE (offset of a snapshot; use ExportBackup),
-        BACKUP_NOT_RESTORABLE, KEY_REQUIRED, KEY_WRONG; DATA_LOSS/CHECKSUM_MISMATCH, ARCHIVE_MISSING;
-        UNAVAILABLE/STORAGE_UNREACHABLE.
+        BACKUP_NOT_RESTORABLE, KEY_REQUIRED, KEY_WRONG, NOT_REPRESENTABLE (an entry of a snapshot that `format` cannot
+        hold); DATA_LOSS/CHECKSUM_MISMATCH, ARCHIVE_MISSING; RESOURCE_EXHAUSTED/TOO_MANY_DOWNLOADS;
+        UNAVAILABLE/STORAGE_UNREACHABLE, READER_FAILED. Those of a snapshot may also end the stream in the middle.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

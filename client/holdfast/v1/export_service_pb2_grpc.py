@@ -93,8 +93,8 @@ class ExportServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ExportBackup(self, request, context):
-        """Starts a task that repacks a backup into one portable file, optionally only some paths, optionally sealed. The
-        backup is proved against its manifest while it is read, and the file read back before it gets its name:
+        """Starts a task that packs a backup, archive or snapshot, into one portable file, optionally only some paths,
+        optionally sealed. The backup is proved while it is read, and the file read back before it gets its name:
         `{display_name}-{tag}-{YYYYMMDD-HHMMSS}.{ext}` with the time of the backup; a taken name gets `-2`. The file is no
         backup: it is not listed, verified or deleted as one. The backup's source may be suspended, offline or gone.
 

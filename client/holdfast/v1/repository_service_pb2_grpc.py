@@ -113,18 +113,20 @@ class RepositoryServiceServicer(object):
         """Creates a repository at an empty location, after a probe of the store.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD; ALREADY_EXISTS/REPOSITORY_EXISTS, REQUEST_ID_REUSED;
-        FAILED_PRECONDITION/FOLDER_NOT_FOUND, FOLDER_NOT_CREATABLE, FOLDER_NOT_EMPTY, FOLDER_INSIDE_DATA_DIR,
-        FOLDER_INSIDE_SOURCE, STORE_UNSUITABLE (the probe failed); PERMISSION_DENIED/PATH_NOT_ALLOWED;
-        UNAVAILABLE/STORAGE_UNREACHABLE; RESOURCE_EXHAUSTED/DISK_FULL.
+        FAILED_PRECONDITION/FOLDER_NOT_FOUND, FOLDER_NOT_CREATABLE, FOLDER_NOT_WRITABLE, FOLDER_NOT_EMPTY,
+        FOLDER_INSIDE_DATA_DIR, FOLDER_INSIDE_SOURCE, STORE_UNSUITABLE (the probe failed);
+        PERMISSION_DENIED/PATH_NOT_ALLOWED; UNAVAILABLE/STORAGE_UNREACHABLE, READER_FAILED;
+        RESOURCE_EXHAUSTED/DISK_FULL, READER_BUSY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRepository(self, request, context):
-        """Returns one repository with statistics and a signed receipt.
+        """Returns one repository, looked at just now, with statistics and a signed receipt. One that cannot be reached or is
+        not what it must be says so by its state.
 
-        Errors: NOT_FOUND/REPOSITORY_NOT_FOUND; DATA_LOSS/REPOSITORY_ROLLED_BACK.
+        Errors: NOT_FOUND/REPOSITORY_NOT_FOUND; RESOURCE_EXHAUSTED/READER_BUSY; DATA_LOSS/REPOSITORY_ROLLED_BACK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,10 +142,12 @@ class RepositoryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UnlockRepository(self, request, context):
-        """Opens a sealed repository for a while, so that calls need no credentials.
+        """Opens a sealed repository for a while, so that calls need no credentials. For one that is not sealed the secret is
+        tried and nothing changes.
 
-        Errors: NOT_FOUND/REPOSITORY_NOT_FOUND; FAILED_PRECONDITION/KEY_REQUIRED, KEY_WRONG;
-        INVALID_ARGUMENT/INVALID_FIELD.
+        Errors: NOT_FOUND/REPOSITORY_NOT_FOUND; FAILED_PRECONDITION/KEY_REQUIRED, KEY_WRONG, REPOSITORY_REPLACED;
+        INVALID_ARGUMENT/INVALID_FIELD; UNAVAILABLE/STORAGE_UNREACHABLE, READER_FAILED; RESOURCE_EXHAUSTED/READER_BUSY;
+        DATA_LOSS/CHECKSUM_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

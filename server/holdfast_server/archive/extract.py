@@ -335,7 +335,7 @@ class _Extractor(Sink):
             os.fchown(fd, member.uid, member.gid)
         mode = member.mode & self._mode_mask
         if mode != member.mode:
-            self._warn(dropped_bits(member), member)
+            self._warn(dropped_bits(member.mode), member)
         # After the owner: chown clears set-id bits.
         os.fchmod(fd, mode)
         try:
@@ -364,9 +364,9 @@ def allowance(max_bytes: int | None) -> Budget:
     return Budget(Limits(total_bytes=most, ratio_floor=most), 0)
 
 
-def dropped_bits(member: Member) -> str:
-    """What is told of a member whose set-id or sticky bits are not restored."""
-    return f"special permission bits dropped from mode {member.mode:04o}"
+def dropped_bits(mode: int) -> str:
+    """What is told of an entry whose set-id or sticky bits are not restored."""
+    return f"special permission bits dropped from mode {mode:04o}"
 
 
 def _write_all(fd: int, block: bytes) -> None:

@@ -29,7 +29,7 @@ class Member:
     `.` and `..` components; every other byte but NUL may occur. `mode` holds permission bits only (`st_mode & 0o7777`).
     `mtime_ns` counts from the epoch and may be negative. `size` is the content's length in bytes (FILE only, else 0).
     `link_target` is the raw target of a SYMLINK, or the `path` of an earlier FILE member for a HARDLINK. `sparse` says
-    that the source file had holes.
+    that the source file had holes. `xattrs` are extended attributes, which only snapshots keep.
     """
 
     path: bytes
@@ -41,6 +41,7 @@ class Member:
     size: int = 0
     link_target: bytes = b""
     sparse: bool = False
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
 
 
 def difference(expected: Member, seen: Member, mtime_step: int) -> str | None:

@@ -82,7 +82,7 @@ class _Survey(Sink):
             return
         if wanted.mode & SPECIAL_BITS:
             self.dropped += 1
-            self._report(member.path, dropped_bits(wanted), False)
+            self._report(member.path, dropped_bits(wanted.mode), False)
 
     def write(self, block: bytes) -> None:
         self._allowance.produced(len(block))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from base64 import b64decode, b64encode
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from holdfast_server.archive.manifest import pack, unpack
 from holdfast_server.archive.member import Member, MemberKind
@@ -68,7 +70,8 @@ class Tree:
         else:
             with system_errors(member.path, parent, name):
                 device, inode = _make(parent, name)
-            self._spool.add(b"%b %d %d %d %b" % (_EXPLICIT, key, device, inode, pack(member)))
+            line = (_EXPLICIT, key, device, inode, _pack_xattrs(member.xattrs), pack(member))
+            self._spool.add(b"%b %d %d %d %b %b" % line)
         if key | 1 not in self._made:
             self._made.discard(key)
             self._made.add(key | 1)
@@ -85,8 +88,10 @@ class Tree:
             if line[:1] == _IMPLICIT:
                 self._finish_implicit(line, apply, check)
                 continue
-            _, key, device, inode, record = line.split(b" ", 4)
+            _, key, device, inode, xattrs, record = line.split(b" ", 5)
             member = unpack(record).member
+            if xattrs:
+                member = replace(member, xattrs=_unpack_xattrs(xattrs))
             fd = self._open.get(int(key), -1)
             if fd < 0:
                 fd = self._directory(member.path, make=False)
@@ -191,6 +196,16 @@ def _common(one: bytes, other: bytes) -> int:
         else:
             high = middle - 1
     return low
+
+
+def _pack_xattrs(xattrs: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """Extended attributes without spaces and newlines; empty for none."""
+    return b",".join(b64encode(name) + b":" + b64encode(value) for name, value in xattrs)
+
+
+def _unpack_xattrs(packed: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    pairs = (pair.partition(b":") for pair in packed.split(b","))
+    return tuple((b64decode(name), b64decode(value)) for name, _, value in pairs)
 
 
 def _make(parent: int, name: bytes) -> tuple[int, int]:

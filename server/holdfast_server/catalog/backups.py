@@ -27,6 +27,7 @@ __all__ = [
     "trashed_backups",
     "update_backup",
     "verifications_of",
+    "snapshots_in",
 ]
 
 _b = schema.backups
@@ -42,6 +43,7 @@ class BackupFilter:
     task_id: str | None = None
     states: Collection[str] = ()
     kinds: Collection[str] = ()
+    repository_id: str | None = None
     show_deleted: bool = False
 
 
@@ -80,9 +82,17 @@ def list_backups(
         query = query.where(_state().in_(sorted(chosen.states)))
     if chosen.kinds:
         query = query.where(_b.c.kind.in_(sorted(chosen.kinds)))
+    if chosen.repository_id is not None:
+        query = query.where(_b.c.repository_id == chosen.repository_id)
     if not chosen.show_deleted:
         query = query.where(_b.c.delete_time.is_(None))
     return [BackupRow.of(row) for row in connection.execute(query).mappings()]
+
+
+def snapshots_in(connection: sa.Connection, repository_id: str) -> dict[str, BackupRow]:
+    """The backups that a repository must hold, by id, those in the trash too."""
+    query = _b.select().where(_b.c.repository_id == repository_id, _b.c.state == BackupState.COMPLETED)
+    return {row["backup_id"]: BackupRow.of(row) for row in connection.execute(query).mappings()}
 
 
 def every_backup(connection: sa.Connection) -> list[BackupRow]:

@@ -19,6 +19,8 @@ __all__ = [
     "LockWish",
     "LogRow",
     "ProblemRow",
+    "RepositoryRow",
+    "RepositoryState",
     "SourceKind",
     "SourceRow",
     "SourceState",
@@ -50,6 +52,7 @@ class TaskKind(StrEnum):
     EXPORT_BACKUP = "EXPORT_BACKUP"
     EXPORT_COINS = "EXPORT_COINS"
     IMPORT_COINS = "IMPORT_COINS"
+    CHECK_REPOSITORY = "CHECK_REPOSITORY"
 
 
 class TaskState(StrEnum):
@@ -92,6 +95,14 @@ class BackupState(StrEnum):
     FAILED = "FAILED"
     #: Never stored: COMPLETED while a restore of it is under way.
     RESTORING = "RESTORING"
+
+
+class RepositoryState(StrEnum):
+    READY = "READY"
+    #: Never stored: READY while its storage cannot be reached.
+    OFFLINE = "OFFLINE"
+    DAMAGED = "DAMAGED"
+    REFUSED = "REFUSED"
 
 
 class EventKind(StrEnum):
@@ -249,7 +260,8 @@ class VerificationRow(_Row):
 
 @dataclass(frozen=True, slots=True)
 class BackupRow(_Row):
-    """One copy of one source.
+    """One copy of one source: an archive, or a snapshot in the repository `repository_id`, which has neither a format
+    (empty then) nor a file of its own.
 
     `file_name`, `size` and `sha256` are written just before the archive is published, so that a later attempt can
     tell a published archive from one that never was. `delete_time` is set while it is in the trash, where its file
@@ -279,6 +291,7 @@ class BackupRow(_Row):
     purge_time: int | None = None
     trash_name: bytes | None = None
     purge_begun: int | None = None
+    repository_id: str | None = None
 
     @property
     def trashed(self) -> bool:
@@ -289,3 +302,34 @@ class BackupRow(_Row):
         """Where the archive lies, or will."""
         name = self.trash_name or self.file_name
         return self.folder if name is None else self.folder.rstrip(b"/") + b"/" + name
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryRow(_Row):
+    """A repository as this service knows it.
+
+    `location` is an absolute folder; `fingerprint` is pinned when it is made: whatever else is found there is refused.
+    `keys` are its key slots without secrets, each with `key_id`, `kind`, `display_name` and `create_time`;
+    `log_vector` the highest log entry seen of each writer: {writer id: [sequence, hash in hexadecimal]}. `check_cursor`
+    is where the last check of a part stopped, `damage_level` how deep the check went that found damage (DAMAGED).
+    """
+
+    repository_id: str
+    display_name: str
+    location: bytes
+    sealed: bool
+    state: str
+    uuid: bytes
+    fingerprint: bytes
+    format_version: int
+    compression_level: int
+    keys: list[dict[str, Any]]
+    create_time: int
+    update_time: int
+    key_epoch: int = 1
+    statistics: dict[str, int] | None = None
+    unlock_expire: int | None = None
+    last_check_time: int | None = None
+    check_cursor: str = ""
+    damage_level: str | None = None
+    log_vector: dict[str, list[Any]] = field(default_factory=dict)

@@ -13,6 +13,7 @@ __all__ = [
     "locks",
     "metadata",
     "problems",
+    "repositories",
     "request_ids",
     "sources",
     "task_events",
@@ -177,10 +178,41 @@ backups = sa.Table(
     sa.Column("trash_name", sa.LargeBinary),
     # From here on the file may be gone, and nothing brings the backup back.
     sa.Column("purge_begun", sa.BigInteger),
+    # The repository of a snapshot; archives have none.
+    sa.Column("repository_id", sa.String(63)),
     sa.Index("backups_by_source", "source_id", "create_time"),
     sa.Index("backups_by_task", "task_id"),
     sa.Index("backups_by_create_time", "create_time", "backup_id"),
     sa.Index("backups_by_purge_time", "purge_time"),
+    sa.Index("backups_by_repository", "repository_id", "create_time"),
+)
+
+repositories = sa.Table(
+    "repositories",
+    metadata,
+    sa.Column("repository_id", sa.String(63), primary_key=True),
+    sa.Column("display_name", sa.Text, nullable=False),
+    sa.Column("location", sa.LargeBinary, nullable=False),
+    sa.Column("sealed", sa.Boolean, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("uuid", sa.LargeBinary, nullable=False),
+    # Of its config object: what is found under the location later must be this repository.
+    sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+    sa.Column("format_version", sa.Integer, nullable=False),
+    sa.Column("compression_level", sa.Integer, nullable=False),
+    sa.Column("key_epoch", sa.Integer, nullable=False),
+    sa.Column("keys", sa.JSON, nullable=False),
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+    sa.Column("update_time", sa.BigInteger, nullable=False),
+    sa.Column("statistics", sa.JSON),
+    # Until when it is unlocked; the keys are in the memory of the edge that unlocked it.
+    sa.Column("unlock_expire", sa.BigInteger),
+    sa.Column("last_check_time", sa.BigInteger),
+    # Where the last check of a part of the packs stopped, and how deep the check went that found damage.
+    sa.Column("check_cursor", sa.String(32), nullable=False),
+    sa.Column("damage_level", sa.String(16)),
+    # Highest sequence and hash seen of each writer's log.
+    sa.Column("log_vector", sa.JSON, nullable=False),
 )
 
 verifications = sa.Table(
@@ -214,8 +246,8 @@ task_secrets = sa.Table(
     metadata,
     sa.Column("task_id", sa.String(36), primary_key=True),
     sa.Column("owner", sa.String(36), primary_key=True),
-    # The wallet whose key it is; empty for the secret that came with the call.
-    sa.Column("source_id", sa.String(63), primary_key=True),
+    # Whose key it is, such as `source:purse`; see catalog.task_secrets.
+    sa.Column("resource", sa.String(80), primary_key=True),
     sa.Column("sealed", sa.LargeBinary, nullable=False),
     sa.Column("expires", sa.BigInteger, nullable=False),
 )

@@ -86,7 +86,7 @@ def forget_unlock(connection: sa.Connection, source_id: str, now: int) -> bool:
     """Lock a wallet, for tasks that wait too; False when it was locked already."""
     was_unlocked = source_id in unlocks(connection, now, [source_id])
     connection.execute(_u.delete().where(_u.c.source_id == source_id))
-    task_secrets.forget_wallet(connection, source_id)
+    task_secrets.forget_resource(connection, task_secrets.of_wallet(source_id))
     return was_unlocked
 
 

@@ -1,6 +1,6 @@
 """Making one archive file: written or sealed into a partial, synced, and proved against what the disk gives back.
 
-What goes into it is the caller's: a source's tree (`core.backup`), or another archive (`core.export`).
+What goes into it is the caller's: a source's tree (`core.backup`), or a stored backup (`core.export`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from holdfast_server.core.statistics import Statistics
 from holdfast_server.errors import DataLoss, Reason
 from holdfast_server.storage.local import fsync_file, translate_os_error
 
-__all__ = ["ARCHIVE_WORK", "ArchiveShape", "ProvedArchive", "produce"]
+__all__ = ["ARCHIVE_WORK", "ArchiveShape", "ProvedArchive", "pour", "produce"]
 
 #: How often making an archive handles every byte: reading and compressing counts once.
 ARCHIVE_WORK = 1.0 + READ_BACK_WORK
@@ -78,23 +78,15 @@ def produce(
             progress.compressed_size = stored_before + size
 
         sealing = SealingFile(file, shape.recipients, control.check) if shape.recipients else None
-        writer = open_writer(
-            shape.format, sealing or file, pool, ManifestSpool(shape.header),
-            check=control.check, on_written=on_written, created_ns=shape.created_us * 1000,
-        )  # fmt: skip
         try:
-            found = fill(writer)
-            written = writer.finish(found.manifest_totals(wallet=shape.is_wallet))
+            found, written = _fill(shape, fill, sealing or file, pool, control, on_written)
             sealed = sealing.finish() if sealing else None
         except BaseException:
-            writer.abort()
             if sealing:
                 sealing.abort()
             raise
         fsync_file(file.fileno())
         progress.begin("verifying")
-        if (written.files, written.bytes_in) != (found.files, found.original_size):
-            raise _not_all(written, found)
         on_read = _read_back_progress(progress, found, sealed.size if sealed else written.size)
         if sealed:
             _prove_sealed(file, sealed, control, on_read)
@@ -103,6 +95,44 @@ def produce(
         # A zip's end and directory have to be where a reader looks for them.
         open_reader(shape.format.name, file, limits=Limits(), check=control.check)
     return ProvedArchive(written.size, sha256, found)
+
+
+def pour(
+    shape: ArchiveShape,
+    fill: Callable[[ArchiveWriter], Statistics],
+    file: io.RawIOBase,
+    pool: CompressorPool,
+    control: Control,
+) -> Statistics:
+    """Write what `fill` adds, and counts, into a file that only goes forward, such as a pipe; not sealed.
+
+    The writer proves what it packed before it writes it. Raises as `produce`, and what `file` raises; then what was
+    written is no archive.
+    """
+    return _fill(shape, fill, file, pool, control, lambda _: None)[0]
+
+
+def _fill(
+    shape: ArchiveShape,
+    fill: Callable[[ArchiveWriter], Statistics],
+    file: io.RawIOBase,
+    pool: CompressorPool,
+    control: Control,
+    on_written: Callable[[int], None],
+) -> tuple[Statistics, WrittenArchive]:
+    writer = open_writer(
+        shape.format, file, pool, ManifestSpool(shape.header),
+        check=control.check, on_written=on_written, created_ns=shape.created_us * 1000,
+    )  # fmt: skip
+    try:
+        found = fill(writer)
+        written = writer.finish(found.manifest_totals(wallet=shape.is_wallet))
+    except BaseException:
+        writer.abort()
+        raise
+    if (written.files, written.bytes_in) != (found.files, found.original_size):
+        raise _not_all(written, found)
+    return found, written
 
 
 def _not_all(written: WrittenArchive, found: Statistics) -> DataLoss:

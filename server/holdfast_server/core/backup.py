@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -23,81 +23,28 @@ from holdfast_server.core.archive_file import ArchiveShape, ProvedArchive, produ
 from holdfast_server.core.control import Control, Problem, Progress
 from holdfast_server.core.plaintext_guard import PlaintextGuard
 from holdfast_server.core.reading import SMALL_FILE, TRIES, FileReader, StableContent, is_sparse, read_small
-from holdfast_server.core.selection import Selection
+from holdfast_server.core.source_job import CHANGED, BackupPlan, SourceJob, refuse_folder
 from holdfast_server.core.statistics import Statistics
 from holdfast_server.core.wallet_files import LargeFile, StoredName, WalletFiles
-from holdfast_server.errors import FailedPrecondition, Reason
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.names import escape
-from holdfast_server.storage.tree import EntryKind, ProblemReason, TreeEntry, TreeProblem, problem_from, walk
+from holdfast_server.storage.tree import EntryKind, TreeEntry, TreeProblem, problem_from, walk
 from holdfast_server.wallets.classify import SNIFF_SIZE, classify
-from holdfast_server.wallets.envelope import ContentChanged, WalletKey
+from holdfast_server.wallets.envelope import ContentChanged
 from holdfast_server.wallets.exposure import PARSE_LIMIT
 
-__all__ = ["NAME_TOO_LONG", "ArchivePlan", "scan_source", "wallet_unlocked", "write_archive"]
+__all__ = ["NAME_TOO_LONG", "ArchivePlan", "MemberJob", "write_archive"]
 
-#: What is missing from a backup when one of these happens; the rest are warnings only.
-_MISSING = frozenset(
-    {
-        ProblemReason.PERMISSION_DENIED,
-        ProblemReason.READ_ERROR,
-        ProblemReason.VANISHED,
-        ProblemReason.NOT_A_DIRECTORY_ANYMORE,
-    }
-)
-#: What `on_source_error = FAIL` fails on: a file that vanished is no file of the source any more.
-_UNREADABLE = frozenset({ProblemReason.PERMISSION_DENIED, ProblemReason.READ_ERROR})
-
-CHANGED = "CHANGED_WHILE_READ"
 NAME_TOO_LONG = "NAME_TOO_LONG"
 
 
 @dataclass(frozen=True, slots=True)
-class ArchivePlan:
-    """What to back up, and what the manifest says about it."""
+class ArchivePlan(BackupPlan):
+    """What to back up into one archive file."""
 
-    backup_id: str
-    name: str
-    source_id: str
-    source_kind: str
-    display_name: str
-    format: ArchiveFormat
-    ignore: list[str]
-    created_us: int
-    software: str
-    fail_on_error: bool = False
-    #: Folders left out wherever the walk meets them: the service's own data.
-    skip: frozenset[tuple[int, int]] = frozenset()
-    #: The archive's own folder: meeting it below the source is an error.
-    forbidden: frozenset[tuple[int, int]] = frozenset()
+    format: ArchiveFormat = field(kw_only=True)
     #: Seal the archive to these; then it is written forward only, and nothing of it is on a disk in clear.
-    recipients: Recipients | None = None
-    #: Unlocked wallets other than the source, by (device, inode): their coins would go in as they are.
-    unlocked: Mapping[tuple[int, int], str] = field(default_factory=dict)
-    #: The key of an unlocked wallet: nothing that may show its coins goes in but as an envelope.
-    wallet_key: WalletKey | None = field(default=None, repr=False)
-
-    @property
-    def is_wallet(self) -> bool:
-        return self.source_kind == "WALLET"
-
-
-def scan_source(source: OpenFolder, plan: ArchivePlan, control: Control) -> Statistics:
-    """Count what a backup would hold, without opening a file. Problems are counted as warnings only."""
-    selection, found = Selection(plan.ignore), Statistics()
-    for item in walk(source.fd, keep=selection.keep, check=control.check, skip_identities=plan.skip):
-        if isinstance(item, TreeProblem):
-            _count_problem(found, item.reason)
-        elif item.kind is EntryKind.FILE:
-            found.files += 1
-            found.original_size += item.size
-        elif item.kind is EntryKind.DIRECTORY:
-            _refuse_folder(plan, item)
-            found.directories += 1
-        else:
-            found.symlinks += 1
-    found.files_ignored = selection.ignored
-    return found
+    recipients: Recipients | None = field(default=None, kw_only=True)
 
 
 def write_archive(
@@ -122,38 +69,43 @@ def write_archive(
 
     def fill(writer: ArchiveWriter) -> Statistics:
         guarded = PlaintextGuard(writer, plan.wallet_key) if plan.wallet_key else writer
-        job = _ArchiveJob(plan, guarded, control, progress, report)
+        job = MemberJob(plan, guarded, control, progress, report, has_hardlinks=plan.format.has_hardlinks)
         job.add_tree(source)
         return job.statistics
 
     return produce(shape, fill, partial_fd, pool, control, progress)
 
 
-class _ArchiveJob:
-    """One run over the source's tree into a writer."""
+class MemberJob(SourceJob):
+    """One run over the source's tree into a writer of members. `by_directory`: in the order of `walk` of that name."""
 
     def __init__(
         self,
-        plan: ArchivePlan,
+        plan: BackupPlan,
         writer: ArchiveWriter | PlaintextGuard,
         control: Control,
         progress: Progress,
         report: Callable[[Problem], None],
+        *,
+        has_hardlinks: bool,
+        by_directory: bool = False,
     ) -> None:
-        self._plan = plan
+        super().__init__(plan, control, progress, report)
         self._writer = writer
-        self._control = control
-        self._progress = progress
-        self._report = report
-        self._selection = Selection(plan.ignore)
+        self._has_hardlinks = has_hardlinks
+        self._by_directory = by_directory
         self._links: dict[tuple[int, int], StoredName] = {}
         self._files = WalletFiles(plan.wallet_key)
         self._held = PARSE_LIMIT if plan.is_wallet else SMALL_FILE
-        self.statistics = Statistics(census=self._files.census if plan.is_wallet else None)
+        self.statistics.census = self._files.census if plan.is_wallet else None
 
     def add_tree(self, source: OpenFolder) -> None:
         for item in walk(
-            source.fd, keep=self._selection.keep, check=self._control.check, skip_identities=self._plan.skip
+            source.fd,
+            keep=self._selection.keep,
+            check=self._control.check,
+            skip_identities=self._plan.skip,
+            by_directory=self._by_directory,
         ):
             if isinstance(item, TreeProblem):
                 self._problem(item.path, item.reason, item.message)
@@ -169,11 +121,12 @@ class _ArchiveJob:
     def _add(self, entry: TreeEntry) -> None:
         self._progress.current_file = entry.path
         if entry.kind is EntryKind.DIRECTORY:
-            _refuse_folder(self._plan, entry)
-            self._writer.add(_member(entry.path, MemberKind.DIRECTORY, entry.stat))
+            refuse_folder(self._plan, entry)
+            self._writer.add(self._with_xattrs(entry, _member(entry.path, MemberKind.DIRECTORY, entry.stat)))
             self.statistics.directories += 1
         elif entry.kind is EntryKind.SYMLINK:
-            self._writer.add(_member(entry.path, MemberKind.SYMLINK, entry.stat, target=entry.link_target))
+            member = _member(entry.path, MemberKind.SYMLINK, entry.stat, target=entry.link_target)
+            self._writer.add(self._with_xattrs(entry, member))
             self.statistics.symlinks += 1
         elif not self._add_hardlink(entry):
             try:
@@ -182,9 +135,20 @@ class _ArchiveJob:
                 problem = problem_from(entry.path, error, "cannot be read")
                 self._problem(problem.path, problem.reason, problem.message)
 
+    def _with_xattrs(self, entry: TreeEntry, member: Member) -> Member:
+        """The member with its extended attributes, which snapshots keep and archives do not."""
+        if not self._by_directory:
+            return member
+        try:
+            return replace(member, xattrs=entry.xattrs())
+        except OSError as error:
+            text = f"the extended attributes of {escape(entry.path)} cannot be read: {error.strerror}"
+            self._warn(entry.path, "XATTRS_UNREADABLE", text)
+            return member
+
     def _add_hardlink(self, entry: TreeEntry) -> bool:
         """A further name of a file that is in the archive already; zip has no such thing and stores copies."""
-        if entry.nlink < 2 or not self._plan.format.has_hardlinks:
+        if entry.nlink < 2 or not self._has_hardlinks:
             return False
         first = self._links.get((entry.dev, entry.ino))
         named = self._files.link_path(entry, first) if first else None
@@ -213,6 +177,7 @@ class _ArchiveJob:
             stored = self._files.store(entry, content.data)
             path, data, encryption = stored.path, stored.content, stored.encryption
         member = _member(path, MemberKind.FILE, content.stat, size=len(data), encrypted=encryption is not None)
+        member = self._with_xattrs(entry, member)
         self._writer.add(member, data, changed=content.changed, encryption=encryption)
         self._progress.count(len(content.data), 1)
         self._added(entry, member, content.data[:SNIFF_SIZE], encryption, content.changed)
@@ -234,7 +199,7 @@ class _ArchiveJob:
                 last_try = attempt == TRIES
                 try:
                     large = self._files.store_large(entry, reader, None if last_try else self._control.check)
-                    member = _large_member(large, reader)
+                    member = self._with_xattrs(entry, _large_member(large, reader))
                     self._writer.add_stream(
                         member,
                         large.blocks(self._counted_blocks(reader)),
@@ -311,53 +276,6 @@ class _ArchiveJob:
             times = f"{TRIES} times" if self._writer.can_rollback else "into an archive that takes nothing back"
             text = f"{escape(entry.path)} changed while it was read, {times}; it may mix two states"
             self._warn(entry.path, CHANGED, text)
-
-    def _problem(self, path: bytes, reason: ProblemReason, message: str) -> None:
-        if reason in _UNREADABLE and self._plan.fail_on_error:
-            raise FailedPrecondition(
-                Reason.SOURCE_UNREADABLE,
-                f"source {self._plan.source_id}: {message}",
-                metadata={"source_id": self._plan.source_id, "path": escape(path), "problem": reason.value},
-            )
-        _count_problem(self.statistics, reason)
-        if reason is not ProblemReason.SERVICE_DATA_SKIPPED:
-            self._report(Problem(path, reason.value, message))
-
-    def _warn(self, path: bytes, reason: str, message: str) -> None:
-        self.statistics.warnings += 1
-        self._report(Problem(path, reason, message))
-
-
-def _count_problem(found: Statistics, reason: ProblemReason) -> None:
-    if reason is ProblemReason.SERVICE_DATA_SKIPPED:
-        return  # by design, and said in the docs: no warning at every backup of a parent folder
-    found.warnings += 1
-    if reason in _MISSING:
-        found.complete = False
-        found.files_skipped += 1
-        found.wallet.skip()
-
-
-def _refuse_folder(plan: ArchivePlan, entry: TreeEntry) -> None:
-    identity = (entry.dev, entry.ino)
-    if identity in plan.forbidden:
-        raise FailedPrecondition(
-            Reason.FOLDER_INSIDE_SOURCE,
-            f"the archive's folder lies inside source {plan.source_id}, at {escape(entry.path)}",
-            metadata={"source_id": plan.source_id, "path": escape(entry.path)},
-        )
-    if identity in plan.unlocked:
-        raise wallet_unlocked(plan.source_id, plan.unlocked[identity], escape(entry.path))
-
-
-def wallet_unlocked(source_id: str, wallet_id: str, path: str) -> FailedPrecondition:
-    """The source holds another wallet, or lies in it, whose coins are to be stored encrypted only."""
-    return FailedPrecondition(
-        Reason.WALLET_UNLOCKED,
-        f"source {source_id} holds coins of wallet {wallet_id}, at {path}, which is unlocked: here they would be "
-        "stored in clear",
-        metadata={"source_id": source_id, "wallet_id": wallet_id, "path": path},
-    )
 
 
 def _large_member(large: LargeFile, reader: FileReader) -> Member:

@@ -1,7 +1,8 @@
-"""Repacking a stored archive into another one: another format, or only some of its entries.
+"""Packing a stored backup into an archive: another format, or only some of its entries.
 
-The archive is proved against its manifest while it is read; the first difference ends the export. An export is no
-backup: its manifest says what it was exported from and has no backup id of its own (docs/format.md).
+The backup is proved while it is read, an archive against its manifest and a snapshot chunk by chunk; the first
+difference ends the export. An export is no backup: its manifest says what it was exported from and has no backup id of
+its own (docs/format.md).
 
 A tar's hard links become files where the new archive cannot say the same: in a zip, and where the file that they name
 was not chosen. A tar is read front to back, so their content is fetched afterwards by further passes over the archive:
@@ -11,13 +12,14 @@ one for each 50,000 of them, and another one for each further name of a file too
 from __future__ import annotations
 
 import base64
+import io
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from holdfast_server.archive.contents import open_contents
 from holdfast_server.archive.format import ArchiveFormat
@@ -30,7 +32,7 @@ from holdfast_server.archive.sealing import Recipients
 from holdfast_server.archive.sidecar import Sidecar
 from holdfast_server.archive.spool import RecordSpool
 from holdfast_server.archive.writer import ArchiveWriter, MemberNotRepresentable
-from holdfast_server.core.archive_file import ARCHIVE_WORK, ArchiveShape, ProvedArchive, produce
+from holdfast_server.core.archive_file import ARCHIVE_WORK, ArchiveShape, ProvedArchive, pour, produce
 from holdfast_server.core.backup import NAME_TOO_LONG
 from holdfast_server.core.control import Control, Problem, Progress
 from holdfast_server.core.reading import SMALL_FILE
@@ -39,7 +41,7 @@ from holdfast_server.core.statistics import Statistics
 from holdfast_server.core.verify import StoredArchive
 from holdfast_server.wallets.classify import SNIFF_SIZE, classify
 
-__all__ = ["BackupExport", "ExportPlan", "least_size"]
+__all__ = ["BackupContents", "BackupExport", "ExportPlan", "archive_contents", "archive_origin", "least_size"]
 
 #: Hard links whose content one further pass fetches: what is known of each of them takes some hundred bytes.
 _LINKS_A_PASS = 50_000
@@ -52,16 +54,47 @@ _KEPT = 8 << 20
 class ExportPlan:
     """What to export into which format; without `paths` everything. `created_us`: when it was asked for.
 
-    With `recipients` the new archive is sealed to them, whether or not the backup's is.
+    `origin` is what the export's manifest says of what it was written from, beyond the backup: of an archive
+    `archive_origin`, of a snapshot nothing. With `recipients` the new archive is sealed to them, whether or not the
+    backup is.
     """
 
     backup_id: str
-    archive: StoredArchive
     format: ArchiveFormat
     paths: tuple[bytes, ...]
     created_us: int
     software: str
     recipients: Recipients | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+
+class BackupContents(Protocol):
+    """What an export reads: `archive.contents.Contents`, or `core.snapshot_contents.SnapshotContents`."""
+
+    header: Mapping[str, Any]
+    totals: Mapping[str, Any]
+
+    def entries(self) -> Iterator[ManifestEntry]: ...
+
+    def read(self, wants: Callable[[Member], bool]) -> Iterator[tuple[ManifestEntry, Iterator[bytes]]]: ...
+
+
+def archive_contents(
+    file: BinaryIO | Source, archive_format: ArchiveFormat, control: Control, progress: Progress
+) -> BackupContents:
+    """The content of a stored archive (`core.verify.open_content`). Raises what reading it does."""
+
+    def on_structure(_size: int, _files: int, path: bytes) -> None:
+        progress.current_file = path
+
+    progress.begin("reading structure")
+    reader = open_reader(archive_format, file, limits=Limits(), check=control.check)
+    return open_contents(reader, check=control.check, on_progress=on_structure)
+
+
+def archive_origin(archive: StoredArchive) -> dict[str, str]:
+    """`ExportPlan.origin` of an archive."""
+    return {"sha256": archive.sha256, "archive_format": archive.format.value}
 
 
 def least_size(archive: StoredArchive, archive_format: ArchiveFormat, paths: Sequence[bytes]) -> int:
@@ -76,22 +109,20 @@ def least_size(archive: StoredArchive, archive_format: ArchiveFormat, paths: Seq
 
 
 class BackupExport:
-    """One stored archive (`core.verify.open_content`) on its way into another one.
+    """One stored backup on its way into an archive.
 
-    Constructing it finds the manifest and counts what is to be exported: `planned`, exact but for what the new format
-    cannot hold. Raises what reading an archive raises, DataLoss/CHECKSUM_MISMATCH also for the archive of another
-    backup, and NotFound/ENTRY_NOT_FOUND for a path that the backup does not hold.
+    Constructing it counts what is to be exported: `planned`, exact but for what the new format cannot hold. Raises what
+    reading the backup raises, DataLoss/CHECKSUM_MISMATCH also for the content of another backup, and
+    NotFound/ENTRY_NOT_FOUND for a path that the backup does not hold.
     """
 
-    def __init__(self, file: BinaryIO | Source, plan: ExportPlan, control: Control, progress: Progress) -> None:
+    def __init__(self, contents: BackupContents, plan: ExportPlan, control: Control, progress: Progress) -> None:
         self._plan = plan
         self._control = control
         self._progress = progress
         self._paths = PathSelection(plan.paths) if plan.paths else None
-        progress.begin("reading structure")
-        reader = open_reader(plan.archive.format, file, limits=Limits(), check=control.check)
-        self._contents = open_contents(reader, check=control.check, on_progress=self._on_structure)
-        self._header = self._contents.header
+        self._contents = contents
+        self._header = contents.header
         if self._header.get("backup_id") != plan.backup_id:
             raise damage(f"it is not the archive of backup {plan.backup_id}")
         source = self._header.get("source")
@@ -111,17 +142,32 @@ class BackupExport:
         manifest says, or when what was read back is not what was written, ResourceExhausted/DISK_FULL and the like for
         the new archive's disk. The file is the caller's to remove then.
         """
-        plan, wallet = self._plan, self._source.get("kind") == "WALLET"
-        shape = ArchiveShape(plan.format, self._manifest_header(), plan.created_us, plan.recipients, is_wallet=wallet)
+        shape = self._shape()
+        return produce(shape, self._filler(report), partial_fd, pool, self._control, self._progress)
 
+    def send(self, file: io.RawIOBase, pool: CompressorPool, report: Callable[[Problem], None]) -> Statistics:
+        """Write the export to where nothing can be read back. Raises as `write`, and what `file` raises."""
+        return pour(self._shape(), self._filler(report), file, pool, self._control)
+
+    def _shape(self) -> ArchiveShape:
+        plan = self._plan
+        return ArchiveShape(
+            plan.format, self._manifest_header(), plan.created_us, plan.recipients, is_wallet=self._is_wallet
+        )
+
+    @property
+    def _is_wallet(self) -> bool:
+        return self._source.get("kind") == "WALLET"
+
+    def _filler(self, report: Callable[[Problem], None]) -> Callable[[ArchiveWriter], Statistics]:
         def fill(writer: ArchiveWriter) -> Statistics:
-            job = _ExportJob(writer, self._missing(Statistics()), wallet, self._progress, report)
+            job = _ExportJob(writer, self._missing(Statistics()), self._is_wallet, self._progress, report)
             self._fill(job)
-            if wallet and self._paths is None and not job.left_out:
+            if self._is_wallet and self._paths is None and not job.left_out:
                 job.statistics.census = Statistics.of_manifest_totals(self._contents.totals).census
             return job.statistics
 
-        return produce(shape, fill, partial_fd, pool, self._control, self._progress)
+        return fill
 
     def _fill(self, job: _ExportJob) -> None:
         links = RecordSpool()
@@ -210,9 +256,6 @@ class BackupExport:
         """Whether a hard link's content has to be written, because the new archive cannot link to what it names."""
         return not self._plan.format.has_hardlinks or not self._chosen(link.link_target)
 
-    def _on_structure(self, _size: int, _files: int, path: bytes) -> None:
-        self._progress.current_file = path
-
     def sidecar(self, written: ProvedArchive, completed_us: int) -> Sidecar | None:
         """What stands beside the new archive if it is sealed."""
         plan = self._plan
@@ -236,13 +279,11 @@ class BackupExport:
         )
 
     def _exported_from(self) -> dict[str, Any]:
-        archive, backup = self._plan.archive, self._header
         return {
             "backup_id": self._plan.backup_id,
-            "sha256": archive.sha256,
-            "archive_format": archive.format.value,
-            "create_time": backup.get("create_time"),
-            "software": backup.get("software"),
+            **self._plan.origin,
+            "create_time": self._header.get("create_time"),
+            "software": self._header.get("software"),
         }
 
     def _manifest_header(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from holdfast_server.archive.reading import show
 from holdfast_server.archive.tree import Tree, changed_by_others, system_errors
 from holdfast_server.core.control import Control
 from holdfast_server.errors import DataLoss, Reason
+from holdfast_server.storage.entry import read_xattrs, set_xattrs
 from holdfast_server.storage.tree import EntryKind, TreeEntry, walk
 from holdfast_server.wallets.envelope import HEADER_SIZE, MAGIC, SUFFIX, Keyring, read_header
 
@@ -104,6 +105,7 @@ class Opening:
                     return
                 try:
                     size = self._copy(fd, made, path, stated)
+                    set_xattrs(made, read_xattrs(fd))
                     _give_attributes(made, status)
                 finally:
                     os.close(made)

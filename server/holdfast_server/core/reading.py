@@ -11,16 +11,19 @@ import os
 from collections.abc import Callable, Iterator
 
 from holdfast_server.records import frozen_record
-from holdfast_server.storage.tree import TreeEntry
+from holdfast_server.storage.tree import TreeEntry, read_xattrs
 
-__all__ = ["SMALL_FILE", "TRIES", "FileReader", "StableContent", "is_sparse"]
+__all__ = ["SMALL_FILE", "TRIES", "FileReader", "StableContent", "is_sparse", "read_small", "read_unchanged"]
 
 #: Files up to this size are read whole before they enter the archive.
 SMALL_FILE = 1 << 20
 TRIES = 3
 
 _BLOCK = 1 << 20
+_LARGE_BLOCK = 8 << 20
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOATIME", 0)
 _ZEROS = bytes(_BLOCK)
+_listxattr: Callable[[int], list[str]] | None = getattr(os, "listxattr", None)
 _PAUSE = 0.02
 
 
@@ -38,6 +41,8 @@ class FileReader:
 
     def __init__(self, entry: TreeEntry) -> None:
         self.fd, self.before = entry.open_file()
+        self._position = 0
+        self._sparse = is_sparse(self.before)
 
     def __enter__(self) -> FileReader:
         return self
@@ -49,6 +54,25 @@ class FileReader:
     def changed(self) -> bool:
         """Whether the file is no longer what it was when it was opened."""
         return _changed(self.before, os.fstat(self.fd))
+
+    def fill(self, view: memoryview) -> int:
+        """Read on into a buffer: how many bytes, 0 at the end, minus the length of a hole that begins here.
+
+        The end is the size at opening, or where the file ends now.
+        """
+        size, position = self.before.st_size, self._position
+        if position >= size:
+            return 0
+        hole = self._hole_at(position, size) if self._sparse else 0
+        if hole:
+            self._position += hole
+            return -hole
+        most = min(len(view), size - position, _LARGE_BLOCK)
+        if self._sparse:
+            most = min(most, self._data_at(position, size))
+        count = os.preadv(self.fd, [view[:most]], position)
+        self._position += count
+        return count
 
     def blocks(self) -> Iterator[bytes]:
         """The bytes up to the size at opening, in blocks; holes are not read but given as zeros."""
@@ -67,6 +91,14 @@ class FileReader:
             yield data
             position += len(data)
 
+    def _data_at(self, position: int, size: int) -> int:
+        """How far it is from `position` to the next hole; at least a block, because small holes are read as zeros."""
+        try:
+            end = os.lseek(self.fd, position, os.SEEK_HOLE)
+        except OSError:
+            return size - position
+        return max(end - position, _BLOCK)
+
     def _hole_at(self, position: int, size: int) -> int:
         """Length of the hole at `position` in whole blocks, 0 where data begins within the next block."""
         try:
@@ -76,6 +108,36 @@ class FileReader:
             return size - position if error.errno == errno.ENXIO else 0
         gap = min(data_at, size) - position
         return gap - gap % _BLOCK
+
+
+def read_unchanged(entry: TreeEntry) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]] | None:
+    """A small file's content and extended attributes, if it is still what it was when it was listed; else None.
+
+    The short way of `read_small`: three system calls beside open and close. Never raises for what happened to the file.
+    """
+    status = entry.stat
+    try:
+        fd = os.open(entry.name, _OPEN, dir_fd=entry.parent.fd)
+    except OSError:
+        return None
+    try:
+        data = os.read(fd, status.st_size + 1)
+        after = os.fstat(fd)
+        if (
+            after.st_ctime_ns != status.st_ctime_ns
+            or after.st_mtime_ns != status.st_mtime_ns
+            or after.st_ino != status.st_ino
+            or after.st_dev != status.st_dev
+            or len(data) != status.st_size
+            or after.st_size != status.st_size
+        ):
+            return None
+        # Asked here first, because most files have none and there are many of them.
+        return data, read_xattrs(fd) if _listxattr is None or _listxattr(fd) else ()
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def read_small(entry: TreeEntry, wait: Callable[[float], None], limit: int = SMALL_FILE) -> StableContent | None:

@@ -23,11 +23,13 @@ from holdfast_server.core.coin_restore import CoinRestore
 from holdfast_server.core.control import Control, Progress
 from holdfast_server.core.selection import PathSelection
 from holdfast_server.errors import FailedPrecondition, Reason, ResourceExhausted
+from holdfast_server.storage.entry import read_xattrs, replace_xattrs
 from holdfast_server.storage.local import free_bytes, fsync_directory, move, remove_tree, sync_filesystem
 from holdfast_server.storage.names import escape
 
 __all__ = [
     "Restored",
+    "Room",
     "Unpacking",
     "apply_staging",
     "extract_to_staging",
@@ -100,7 +102,7 @@ def extract_to_staging(
     NotFound/ENTRY_NOT_FOUND for a path that the archive does not hold, and what `archive.extract` and `CoinRestore`
     raise. The caller removes staging then.
     """
-    room = _Room(root_fd, unpacking.reserve)
+    room = Room(root_fd, unpacking.reserve)
     room.require(unpacking.needed or 0)
     os.mkdir(staging, 0o700, dir_fd=root_fd)
     staging_fd = os.open(staging, _OPEN, dir_fd=root_fd)
@@ -143,6 +145,8 @@ def apply_staging(root_fd: int, staging: bytes, root: dict[str, Any], check: Cal
     Raises FailedPrecondition/TARGET_CHANGED when something of the same name appeared meanwhile; it is left alone.
     """
     with suppress(FileNotFoundError):  # an earlier attempt had finished moving, and nothing else
+        if root.get("xattrs") is True:
+            _copy_xattrs(root_fd, staging)
         _move_all(root_fd, staging, check)
     # Last, because every move before it changes the target's time.
     _set_root(root_fd, root)
@@ -155,6 +159,15 @@ def remove_staging(root_fd: int, staging: bytes) -> tuple[int, int]:
         return remove_tree(root_fd, staging)
     except FileNotFoundError:
         return 0, 0
+
+
+def _copy_xattrs(root_fd: int, staging: bytes) -> None:
+    """Give the target the extended attributes of the staging folder, but for those that belong to the place."""
+    staging_fd = os.open(staging, _OPEN, dir_fd=root_fd)
+    try:
+        replace_xattrs(root_fd, read_xattrs(staging_fd))
+    finally:
+        os.close(staging_fd)
 
 
 def _move_all(root_fd: int, staging: bytes, check: Callable[[], None]) -> None:
@@ -183,7 +196,7 @@ def _move_up(staging_fd: int, root_fd: int, name: bytes) -> None:
         ) from error
 
 
-class _Room:
+class Room:
     """Keeps a reserve of the target's filesystem free."""
 
     def __init__(self, root_fd: int, reserve: int) -> None:

@@ -14,9 +14,10 @@ from holdfast_server.catalog import backups
 from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.catalog.rows import BackupRow, TaskRow
 from holdfast_server.core.verify import VerifyLevel
-from holdfast_server.errors import invalid_field
+from holdfast_server.errors import FailedPrecondition, Reason, invalid_field
 from holdfast_server.rpc.convert import backup_message, task_message
-from holdfast_server.rpc.download import archive_parts
+from holdfast_server.rpc.download import archive_parts, snapshot_parts
+from holdfast_server.rpc.entry_messages import entry_message
 from holdfast_server.rpc.interceptors import current_principal
 from holdfast_server.rpc.pages import cut_page, page_limit, page_start
 from holdfast_server.rpc.parse import (
@@ -24,6 +25,7 @@ from holdfast_server.rpc.parse import (
     not_available,
     parse_credentials,
     parse_path,
+    parse_relative,
     parse_uuid,
     refuse_unbuilt,
     request_key,
@@ -34,6 +36,13 @@ from holdfast_server.tasks.backup_orders import BackupOrder
 from holdfast_server.tasks.stored import as_archive, find_backup, require_backup, require_finished
 
 __all__ = ["BackupServicer"]
+
+#: What a proof can use: one opens a sealed archive, the others a sealed repository.
+_VERIFY_SECRETS = ("age_identity", "passphrase", "private_key")
+
+
+#: Kinds of credentials that open the content of a sealed repository.
+_OPENS_REPOSITORIES = ("passphrase", "private_key")
 
 
 class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
@@ -60,11 +69,11 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
 
     def ListBackups(self, request: pb.ListBackupsRequest, context: grpc.ServicerContext) -> pb.ListBackupsResponse:
         del context
-        refuse_unbuilt(request, "repository_id")
         start = page_start(request, int, str)
         chosen = backups.BackupFilter(
             source_id=request.source_id or None,
             task_id=request.task_id or None,
+            repository_id=request.repository_id or None,
             states=[enum_name(backup_pb2.BackupState, state, "states") for state in request.states],
             kinds=[enum_name(backup_pb2.BackupKind, kind, "kinds") for kind in request.kinds],
             show_deleted=request.show_deleted,
@@ -96,7 +105,7 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
 
     def VerifyBackup(self, request: pb.VerifyBackupRequest, context: grpc.ServicerContext) -> task_pb2.Task:
         del context
-        credentials = parse_credentials(request)
+        credentials = parse_credentials(request, _VERIFY_SECRETS)
         name = enum_name(backup_pb2.VerifyLevel, request.level, "level", default="READ_DATA")
         if name not in VerifyLevel.__members__:
             raise not_available("level", f"level {name} is not available in this version")
@@ -106,16 +115,52 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
             verifications.create(request.backup_id, VerifyLevel(name), principal, key, credentials=credentials)
         )
 
+    def ListBackupEntries(
+        self, request: pb.ListBackupEntriesRequest, context: grpc.ServicerContext
+    ) -> pb.ListBackupEntriesResponse:
+        rows = self._services.snapshots.entries(
+            request.backup_id,
+            parse_relative(request.path, "path"),
+            _name_after(request),
+            page_limit(request.page_size) + 1,
+            parse_credentials(request, accepted=_OPENS_REPOSITORIES),
+            context.is_active,
+        )
+        page, more = cut_page(request, rows, list(map(entry_message, rows)), lambda row: [row.position.hex()])
+        return pb.ListBackupEntriesResponse(entries=page, next_page_token=more)
+
     def DownloadBackup(
         self, request: pb.DownloadBackupRequest, context: grpc.ServicerContext
     ) -> Iterator[download_pb2.DownloadPart]:
-        del context
-        refuse_unbuilt(request, "token", "format", "credentials")
+        refuse_unbuilt(request, "token")
         if request.WhichOneof("object") != "backup_id":
             raise invalid_field("backup_id", "must be set")
         with self._services.database.read() as connection:
             row = require_finished(require_backup(connection, request.backup_id))
+        if row.repository_id is not None:
+            yield from self._send_snapshot(row, request, context)
+            return
+        if request.format:
+            raise invalid_field("format", "must be left out: a stored archive is sent as it is")
+        if request.HasField("credentials"):
+            raise invalid_field("credentials", "must be left out: a stored archive is sent as it is")
         yield from archive_parts(as_archive(row), request.offset)
+
+    def _send_snapshot(
+        self, row: BackupRow, request: pb.DownloadBackupRequest, context: grpc.ServicerContext
+    ) -> Iterator[download_pb2.DownloadPart]:
+        archive_format = ArchiveFormat[enum_name(backup_pb2.ArchiveFormat, request.format, "format", default="TAR_GZ")]
+        credentials = parse_credentials(request, accepted=_OPENS_REPOSITORIES)
+        if request.offset:
+            raise FailedPrecondition(
+                Reason.NOT_RESUMABLE,
+                f"backup {row.backup_id} is a snapshot: the archive that is sent of it is made anew for each download",
+                metadata={"backup_id": row.backup_id, "offset": str(request.offset)},
+            )
+        with self._services.snapshots.download(row, archive_format, credentials) as download:
+            if not context.add_callback(download.stop):
+                return
+            yield from snapshot_parts(download, archive_format.content_type)
 
     def _message(self, row: BackupRow) -> backup_pb2.Backup:
         with self._services.database.read() as connection:
@@ -127,20 +172,13 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
         return self._services.backups.create(order, current_principal().name, key)
 
     def _order(self, request: Any) -> tuple[BackupOrder, RequestKey | None]:
-        refuse_unbuilt(request, "repository", "maintenance")
-        if request.WhichOneof("target") is None:
-            raise invalid_field("archive", "must be set: where does the backup go?")
-        name = enum_name(backup_pb2.ArchiveFormat, request.archive.format, "archive.format")
+        refuse_unbuilt(request, "maintenance")
         policy = enum_name(backup_pb2.OnSourceError, request.on_source_error, "on_source_error", default="WARN")
         backup_id = parse_uuid(request.backup_id, "backup_id") if request.HasField("backup_id") else None
         order = BackupOrder(
             source_ids=tuple(request.source_ids),
             all_wallets=request.all_wallets,
-            folder=parse_path(request.archive.folder, "archive.folder"),
-            format=ArchiveFormat[name],
-            tag=request.archive.tag,
-            create_folder=request.archive.create_folder,
-            recipients=tuple(request.archive.age_recipients),
+            **_target(request),
             name=request.name,
             backup_id=backup_id,
             locked=request.locked,
@@ -151,3 +189,34 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
         defaults = {"on_source_error": policy, **({"backup_id": backup_id} if backup_id else {})}
         key = request_key(request, "CreateBackup", current_principal().name, defaults)
         return order, key
+
+
+def _name_after(request: pb.ListBackupEntriesRequest) -> bytes | None:
+    start = page_start(request, str)
+    if start is None:
+        return None
+    try:
+        return bytes.fromhex(start[0])
+    except ValueError as error:
+        raise invalid_field("page_token", "is no token of this service") from error
+
+
+def _target(request: Any) -> dict[str, Any]:
+    """Where the backups go, as fields of an order."""
+    match request.WhichOneof("target"):
+        case "repository":
+            if not request.repository.repository_id:
+                raise invalid_field("repository.repository_id", "must be set")
+            return {"repository_id": request.repository.repository_id}
+        case "archive":
+            archive = request.archive
+            name = enum_name(backup_pb2.ArchiveFormat, archive.format, "archive.format")
+            return {
+                "folder": parse_path(archive.folder, "archive.folder"),
+                "format": ArchiveFormat[name],
+                "tag": archive.tag,
+                "create_folder": archive.create_folder,
+                "recipients": tuple(archive.age_recipients),
+            }
+        case _:
+            raise invalid_field("archive", "must be set, or repository: where does the backup go?")

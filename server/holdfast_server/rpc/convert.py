@@ -27,6 +27,7 @@ __all__ = [
     "backup_message",
     "event_message",
     "log_line_message",
+    "optional_time",
     "problem_message",
     "source_message",
     "task_message",
@@ -49,7 +50,7 @@ def timestamp(microseconds: int) -> Timestamp:
     return message
 
 
-def _optional_time(microseconds: int | None) -> Timestamp | None:
+def optional_time(microseconds: int | None) -> Timestamp | None:
     return None if microseconds is None else timestamp(microseconds)
 
 
@@ -72,8 +73,8 @@ def source_message(row: SourceRow, latest: tuple[int, int | None] | None = None)
         ignore=row.ignore,
         create_time=timestamp(row.create_time),
         update_time=timestamp(row.update_time),
-        latest_backup_time=_optional_time(latest[0]) if latest else None,
-        latest_proved_time=_optional_time(latest[1]) if latest else None,
+        latest_backup_time=optional_time(latest[0]) if latest else None,
+        latest_proved_time=optional_time(latest[1]) if latest else None,
     )
 
 
@@ -90,8 +91,8 @@ def task_message(
         source_ids=t["source_ids"][:_SHOWN],
         source_count=t["source_count"],
         create_time=timestamp(t["create_time"]),
-        start_time=_optional_time(t["start_time"]),
-        end_time=_optional_time(t["end_time"]),
+        start_time=optional_time(t["start_time"]),
+        end_time=optional_time(t["end_time"]),
         attempt=t["attempt"],
         progress=progress_message(t["progress"]) if t["progress"] else None,
         message=t["message"],
@@ -119,6 +120,10 @@ def _put_result(message: task_pb2.Task, kind: str, result: Mapping[str, Any]) ->
     elif kind == "VERIFY":
         level = f"VERIFY_LEVEL_{result['level']}"
         message.verify_result.CopyFrom(task_pb2.VerifyResult(**{**result, "level": level}))
+    elif kind == "CHECK_REPOSITORY":
+        damage = [task_pb2.BackupDamage(**one) for one in result["damaged_backups"]]
+        values = {**result, "level": f"VERIFY_LEVEL_{result['level']}", "damaged_backups": damage}
+        message.check_repository_result.CopyFrom(task_pb2.CheckRepositoryResult(**values))
     elif kind == "RESTORE":
         plan = restore_pb2.RestorePlan(**result["plan"])
         values = {**result, "plan": plan, "restored_coins": _coin_summary(result.get("restored_coins"))}
@@ -185,7 +190,7 @@ def progress_message(p: Mapping[str, Any]) -> task_pb2.Progress:
         bytes_per_second=p.get("bytes_per_second", 0),
         eta_low=_duration(p.get("eta_low")),
         eta_high=_duration(p.get("eta_high")),
-        last_advance_time=_optional_time(p.get("last_advance_time")),
+        last_advance_time=optional_time(p.get("last_advance_time")),
     )
 
 
@@ -239,16 +244,17 @@ def backup_message(row: BackupRow, verifications: Sequence[VerificationRow] = ()
         ignore=row.ignore,
         storage_path=escape(row.storage_path),
         create_time=timestamp(row.create_time),
-        complete_time=_optional_time(row.complete_time),
+        complete_time=optional_time(row.complete_time),
         update_time=timestamp(row.update_time),
         statistics=_statistics_message(row.statistics) if row.statistics else None,
         verifications=[_verification_message(one) for one in verifications[-_SHOWN:]],
         task_id=row.task_id,
         complete=bool(row.complete),
-        format=f"ARCHIVE_FORMAT_{row.format}",
+        format=f"ARCHIVE_FORMAT_{row.format}" if row.format else None,
+        repository_id=row.repository_id or "",
         sealed=row.sealed,
-        delete_time=_optional_time(row.delete_time),
-        purge_time=_optional_time(row.purge_time),
+        delete_time=optional_time(row.delete_time),
+        purge_time=optional_time(row.purge_time),
     )
 
 

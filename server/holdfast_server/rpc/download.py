@@ -10,8 +10,9 @@ from holdfast.v1 import download_pb2
 from holdfast_server.core.verify import StoredArchive, open_archive
 from holdfast_server.errors import DataLoss, Reason, invalid_field
 from holdfast_server.storage.names import escape
+from holdfast_server.tasks.snapshot_downloads import SnapshotDownload
 
-__all__ = ["archive_parts", "text_parts"]
+__all__ = ["archive_parts", "snapshot_parts", "text_parts"]
 
 #: Measured: a stream is fastest between 256 KiB and 1 MiB a message.
 _CHUNK = 1 << 20
@@ -46,6 +47,16 @@ def archive_parts(archive: StoredArchive, offset: int) -> Iterator[download_pb2.
                 metadata={"path": escape(archive.path)},
             )
     yield _digest(archive.sha256)
+
+
+def snapshot_parts(download: SnapshotDownload, content_type: str) -> Iterator[download_pb2.DownloadPart]:
+    """A snapshot as the archive that is made of it; raises as `SnapshotDownload.blocks`, instead of the digest."""
+    yield _header(download.file_name(), None, content_type)
+    position = 0
+    for data in download.blocks():
+        yield _chunk(position, data)
+        position += len(data)
+    yield _digest(download.sha256)
 
 
 def text_parts(file_name: str, lines: Iterable[str], offset: int) -> Iterator[download_pb2.DownloadPart]:

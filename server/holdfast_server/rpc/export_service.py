@@ -92,4 +92,5 @@ class ExportServicer(export_service_pb2_grpc.ExportServiceServicer):
             dry_run=request.dry_run,
         )
         key = request_key(request, "ExportBackup", current_principal().name, {})
-        return self._services.exports.create(order, current_principal().name, key, parse_credentials(request))
+        credentials = parse_credentials(request, accepted=("age_identity", "passphrase", "private_key"))
+        return self._services.exports.create(order, current_principal().name, key, credentials)

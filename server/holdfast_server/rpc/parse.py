@@ -11,6 +11,7 @@ from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast_server.catalog.requests import RequestKey
@@ -38,8 +39,6 @@ __all__ = [
 LARGEST = 2**63 - 1
 #: Longest secret in characters: key files fit, and nobody fills the catalog with sealed rows.
 _SECRET_LENGTH = 65_536
-#: Kinds of secrets that open something in this version; each call says which of them it can use.
-_USABLE_SECRETS = frozenset({"age_identity", "wallet_password"})
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 
 
@@ -86,12 +85,18 @@ def parse_time(time: Timestamp, field: str) -> int:
 
 
 def request_key(request: Any, method: str, principal: str, defaults: Mapping[str, Any]) -> RequestKey | None:
-    """The request's idempotency key: its id, and the SHA-256 of its canonical JSON after defaults, without the id and
-    without credentials. None when it carries no id."""
+    """The request's idempotency key: its id, and the SHA-256 of its canonical JSON after defaults, without the id,
+    without credentials and with every other secret left empty: a hash of a passphrase could be tried out offline.
+
+    None when it carries no id.
+    """
     if not request.HasField("request_id"):
         return None
     request_id = parse_uuid(request.request_id, "request_id")
-    values = MessageToDict(request, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    bare = type(request)()
+    bare.CopyFrom(request)
+    _empty_secrets(bare)
+    values = MessageToDict(bare, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
     for name in ("request_id", "credentials"):
         values.pop(name, None)
     values.update(defaults)
@@ -99,12 +104,21 @@ def request_key(request: Any, method: str, principal: str, defaults: Mapping[str
     return RequestKey(principal, method, request_id, hashlib.sha256(canonical.encode()).hexdigest())
 
 
+def _empty_secrets(message: Message) -> None:
+    """Empty every field that the protos mark `debug_redact`, at any depth; which one of a oneof is set stays."""
+    for field, value in message.ListFields():
+        if field.GetOptions().debug_redact:
+            setattr(message, field.name, "")
+        elif field.type == field.TYPE_MESSAGE:
+            for one in [value] if isinstance(value, Message) else value:
+                _empty_secrets(one)
+
+
 def parse_credentials(request: Any, accepted: Collection[str] = ("age_identity",)) -> Credentials | None:
     """The request's secret, of one of the `accepted` kinds; None when it carries none. Errors name the kind and never
     show the secret.
 
-    Raises InvalidArgument/INVALID_FIELD, also for a kind that the call has no use for, and Unimplemented/NOT_AVAILABLE
-    for one that opens nothing in this version.
+    Raises InvalidArgument/INVALID_FIELD, also for a kind that the call has no use for.
     """
     if not request.HasField("credentials"):
         return None
@@ -112,8 +126,6 @@ def parse_credentials(request: Any, accepted: Collection[str] = ("age_identity",
     if kind is None:
         raise invalid_field("credentials", "must hold one secret, or be left out")
     field = f"credentials.{kind}"
-    if kind not in _USABLE_SECRETS:
-        raise not_available(field, f"{field} is not available in this version")
     if kind not in accepted:
         raise invalid_field(field, f"opens nothing that this call reads; it takes {' or '.join(sorted(accepted))}")
     secret = getattr(request.credentials, kind)

@@ -13,6 +13,7 @@ from holdfast.v1 import (
     export_service_pb2,
     export_service_pb2_grpc,
     repository_service_pb2,
+    repository_service_pb2_grpc,
     restore_service_pb2,
     restore_service_pb2_grpc,
     schedule_service_pb2,
@@ -25,6 +26,7 @@ from holdfast.v1 import (
 )
 from holdfast_server.rpc.backup_service import BackupServicer
 from holdfast_server.rpc.export_service import ExportServicer
+from holdfast_server.rpc.repository_service import RepositoryServicer
 from holdfast_server.rpc.restore_service import RestoreServicer
 from holdfast_server.rpc.services import Services
 from holdfast_server.rpc.source_service import SourceServicer
@@ -58,6 +60,10 @@ def register_services(server: grpc.Server, services: Services) -> list[str]:
         "Export": (export_service_pb2_grpc.add_ExportServiceServicer_to_server, ExportServicer(services)),
         "Restore": (restore_service_pb2_grpc.add_RestoreServiceServicer_to_server, RestoreServicer(services)),
         "Wallet": (wallet_service_pb2_grpc.add_WalletServiceServicer_to_server, WalletServicer(services)),
+        "Repository": (
+            repository_service_pb2_grpc.add_RepositoryServiceServicer_to_server,
+            RepositoryServicer(services),
+        ),
         "Task": (task_service_pb2_grpc.add_TaskServiceServicer_to_server, TaskServicer(services)),
     }
     for add, servicer in served.values():

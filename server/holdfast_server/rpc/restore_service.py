@@ -30,8 +30,10 @@ from holdfast_server.tasks.restore_archive import ArchiveLimits, RestoreArchiveO
 
 __all__ = ["RestoreServicer"]
 
-#: What a restore can use: one opens an archive, the other the coins in it.
+#: What a restore of an archive can use: one opens it, the other the coins in it.
 _SECRETS = ("age_identity", "wallet_password")
+#: The two before open a sealed repository.
+_BACKUP_SECRETS = ("passphrase", "private_key", *_SECRETS)
 
 
 class RestoreServicer(restore_service_pb2_grpc.RestoreServiceServicer):
@@ -66,7 +68,7 @@ class RestoreServicer(restore_service_pb2_grpc.RestoreServiceServicer):
         policy = enum_name(restore_pb2.Overwrite, request.overwrite, "overwrite", default="IF_CHANGED")
         order = RestoreOrder(backup_id=request.backup_id, **_target_and_more(request))
         key = request_key(request, "RestoreBackup", current_principal().name, {"overwrite": policy})
-        credentials = parse_credentials(request, _SECRETS)
+        credentials = parse_credentials(request, _BACKUP_SECRETS)
         return self._services.restores.create(order, current_principal().name, key, credentials)
 
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from holdfast_server.catalog.database import Database
 from holdfast_server.tasks.backup_life import BackupLife
 from holdfast_server.tasks.backup_orders import BackupOrders
+from holdfast_server.tasks.check_repository import CheckOrders
 from holdfast_server.tasks.engine import TaskEngine
 from holdfast_server.tasks.export import ExportOrders
 from holdfast_server.tasks.export_coins_orders import ExportCoinsOrders
 from holdfast_server.tasks.import_coins import ImportOrders
+from holdfast_server.tasks.repositories import RepositoryRegistry
 from holdfast_server.tasks.restore import RestoreOrders
 from holdfast_server.tasks.restore_archive import RestoreArchiveOrders
+from holdfast_server.tasks.snapshot_queries import SnapshotQueries
 from holdfast_server.tasks.sources import SourceRegistry
 from holdfast_server.tasks.verify import VerifyOrders
 from holdfast_server.tasks.wallet_keys import WalletKeys
@@ -40,3 +43,6 @@ class Services:
     keys: WalletKeys
     imports: ImportOrders
     wallets: WalletQueries
+    repositories: RepositoryRegistry
+    checks: CheckOrders
+    snapshots: SnapshotQueries

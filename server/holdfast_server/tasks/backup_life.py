@@ -3,7 +3,8 @@
 Whether a backup may go is decided in one catalog transaction, against the locks of tasks. The file follows: first the
 catalog says that the backup is in the trash, then its archive is renamed; to take it back, first the archive is
 renamed, then the catalog says so. So whatever a crash cuts off reads "in the trash", and `repair` and `purge` finish
-the deletion. One file lock on this machine keeps two movers apart; the kernel drops it with its holder.
+the deletion. One file lock on this machine keeps two movers apart; the kernel drops it with its holder. A snapshot has
+no file to hide: its repository is told when it is purged, and of a new name or lock.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from holdfast_server.catalog.rows import BackupRow, BackupState
 from holdfast_server.clock import Clock
 from holdfast_server.core.trash import StoredFile, hide, look, remove, reveal, trash_name
 from holdfast_server.errors import Aborted, FailedPrecondition, HoldfastError, NotFound, Reason, Unavailable
+from holdfast_server.tasks.snapshot_life import SnapshotLife
 from holdfast_server.tasks.sources import check_display_name
 from holdfast_server.tasks.stored import find_backup, require_backup
 
@@ -46,8 +48,11 @@ class BackupLife:
     processes that serve the data directory.
     """
 
-    def __init__(self, database: Database, clock: Clock, trash_hours: float, lock_file: Path) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, trash_hours: float, lock_file: Path, snapshots: SnapshotLife
+    ) -> None:
         self._database = database
+        self._snapshots = snapshots
         self._clock = clock
         self._kept = int(trash_hours * _HOUR)
         self._lock_file = lock_file
@@ -55,18 +60,23 @@ class BackupLife:
     def update(self, backup_id: str, *, name: str | None = None, locked: bool | None = None) -> BackupRow:
         """Change what is given, in any state but in the trash; what is equal already changes nothing.
 
-        Raises NotFound/BACKUP_NOT_FOUND, InvalidArgument/INVALID_FIELD.
+        Raises NotFound/BACKUP_NOT_FOUND, InvalidArgument/INVALID_FIELD, and for a snapshot that is committed what
+        reaching its repository raises; then nothing has changed.
         """
         wanted: dict[str, Any] = {}
         if name is not None:
             wanted["name"] = check_display_name(name, "name")
         if locked is not None:
             wanted["locked"] = locked
-        with self._database.write() as connection:
+        with self._database.read() as connection:
             row = require_backup(connection, backup_id)
-            changes = {key: value for key, value in wanted.items() if getattr(row, key) != value}
-            if not changes:
-                return row
+        changes = {key: value for key, value in wanted.items() if getattr(row, key) != value}
+        if not changes:
+            return row
+        if row.repository_id is not None and row.state == BackupState.COMPLETED:
+            self._snapshots.announce(row, changes)
+        with self._database.write() as connection:
+            require_backup(connection, backup_id)
             backups.update_backup(connection, backup_id, update_time=self._clock.now(), **changes)
             return require_backup(connection, backup_id)
 
@@ -197,6 +207,9 @@ class BackupLife:
             if row is None or row.purge_time is None or row.purge_time > now:
                 return False
             archive = None if row.trash_name is None else _stored(row, row.trash_name)
+            if row.repository_id is not None and row.purge_begun is None:
+                with self._database.write() as connection:
+                    backups.update_backup(connection, backup_id, purge_begun=now)
             if archive is not None and row.purge_begun is None:
                 if not hide(archive) and now < row.purge_time + _MISSING_GRACE:
                     _log.warning("backup %s is to be purged and its archive is gone; looking again later", backup_id)
@@ -205,6 +218,8 @@ class BackupLife:
                     backups.update_backup(connection, backup_id, purge_begun=now)
         # Nobody takes it back from here on, so others need not wait for a long removal.
         freed = 0 if archive is None else remove(archive)
+        if row.repository_id is not None:
+            self._snapshots.remove(row)
         with self._database.write() as connection:
             backups.delete_backup(connection, backup_id)
         _log.info("purged backup %s (%s), %d bytes", backup_id, row.name, freed)

@@ -6,7 +6,7 @@ import base64
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from holdfast_server.archive.format import ArchiveFormat
 from holdfast_server.archive.sealing import parse_recipients
-from holdfast_server.catalog import backups, sources, wallet_keys
+from holdfast_server.catalog import backups, repositories, sources, wallet_keys
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.catalog.rows import (
@@ -30,13 +30,15 @@ from holdfast_server.catalog.rows import (
     TaskRow,
 )
 from holdfast_server.clock import Clock
+from holdfast_server.core.repository_place import store_unreachable
 from holdfast_server.core.selection import check_patterns
 from holdfast_server.errors import AlreadyExists, FailedPrecondition, HoldfastError, Reason, invalid_field
-from holdfast_server.storage.folder import OpenFolder
+from holdfast_server.storage.folder import OpenFolder, lies_within, open_folder
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.publishing import check_tag
+from holdfast_server.tasks.repositories import require_repository
 from holdfast_server.tasks.sources import check_display_name, open_source, source_not_found, source_suspended
 from holdfast_server.tasks.wallet_keys import WalletKeys, key_required
 
@@ -48,13 +50,14 @@ RECIPIENTS_FIELD = "archive.age_recipients"
 
 @dataclass(frozen=True, slots=True)
 class BackupOrder:
-    """What CreateBackup asks for, into an archive. `folder` is a path as bytes, `backup_id` a canonical UUID;
-    `recipients` are those of age."""
+    """What CreateBackup asks for, into a repository, or into an archive of a `format` in `folder`, a path as bytes.
+    `backup_id` is a canonical UUID; `recipients` are those of age."""
 
     source_ids: tuple[str, ...]
     all_wallets: bool
-    folder: bytes
-    format: ArchiveFormat
+    folder: bytes = b""
+    format: ArchiveFormat | None = None
+    repository_id: str = ""
     tag: str = ""
     create_folder: bool = False
     recipients: tuple[str, ...] = ()
@@ -93,12 +96,34 @@ class BackupOrders:
         opened = self._open(order, chosen)
         with ExitStack() as stack:
             stack.callback(_close, opened)
-            folder = self._policy.check_destination(
-                order.folder, "archive.folder", sources=opened, create=order.create_folder, dry_run=order.dry_run
-            )
-            if folder is not None:
-                stack.enter_context(folder)
+            if order.repository_id:
+                self._check_repository(order, opened)
+            else:
+                folder = self._policy.check_destination(
+                    order.folder, "archive.folder", sources=opened, create=order.create_folder, dry_run=order.dry_run
+                )
+                if folder is not None:
+                    stack.enter_context(folder)
             return self._engine.create(partial(self._file, order, principal), key)
+
+    def _check_repository(self, order: BackupOrder, opened: Sequence[OpenFolder]) -> None:
+        """Raises NotFound/REPOSITORY_NOT_FOUND, Unavailable/STORAGE_UNREACHABLE, FailedPrecondition/
+        FOLDER_INSIDE_SOURCE."""
+        with self._database.read() as connection:
+            row = require_repository(connection, order.repository_id)
+        try:
+            opened_folder = open_folder(row.location)
+        except HoldfastError as error:
+            raise store_unreachable(row.repository_id, row.location) from error
+        with opened_folder as folder:
+            for source in opened:
+                if lies_within(folder.fd, source.fd) or lies_within(source.fd, folder.fd):
+                    raise FailedPrecondition(
+                        Reason.FOLDER_INSIDE_SOURCE,
+                        f"repository {row.repository_id} at {folder.display} and the source at {source.display} lie in "
+                        "one another",
+                        metadata={"repository_id": row.repository_id, "source": source.display},
+                    )
 
     def _open(self, order: BackupOrder, chosen: Sequence[SourceRow]) -> list[OpenFolder]:
         """The sources' folders.
@@ -125,6 +150,10 @@ class BackupOrders:
         now = self._clock.now()
         task_id = str(uuid.uuid4())
         key_ids, credentials = self._coin_keys(order, chosen, connection)
+        target, wishes, sealed = _target(order, connection)
+        if sealed and order.ignore:
+            hidden = {"ignore": list(order.ignore)}
+            credentials = replace(credentials, hidden=hidden) if credentials else Credentials(hidden=hidden)
         entries: list[dict[str, Any]] = []
         for row in chosen:
             backup_id = order.backup_id or str(uuid.uuid4())
@@ -137,7 +166,7 @@ class BackupOrders:
                     "kind": row.kind,
                     "display_name": row.display_name,
                     "path": base64.b64encode(row.path).decode(),
-                    "ignore": ignore,
+                    **({} if sealed else {"ignore": ignore}),
                     "name": name,
                     **({"coin_key_id": key_ids[row.source_id]} if row.source_id in key_ids else {}),
                 }
@@ -146,18 +175,19 @@ class BackupOrders:
                 backups.insert_backup(
                     connection,
                     BackupRow(
-                        backup_id=backup_id, name=name, source_id=row.source_id, task_id=task_id, kind="ARCHIVE",
-                        state=BackupState.IN_PROGRESS, format=order.format.name, folder=order.folder, ignore=ignore,
-                        sealed=bool(order.recipients), create_time=now, update_time=now, locked=order.locked,
+                        backup_id=backup_id, name=name, source_id=row.source_id, task_id=task_id,
+                        kind="SNAPSHOT" if order.repository_id else "ARCHIVE", state=BackupState.IN_PROGRESS,
+                        format=order.format.name if order.format else "", folder=order.folder,
+                        repository_id=order.repository_id or None,
+                        ignore=[] if sealed else ignore, sealed=sealed or bool(order.recipients),
+                        create_time=now, update_time=now, locked=order.locked,
                     ),
                 )  # fmt: skip
         request = {
             "task_id": task_id,
             "sources": entries,
-            "folder": base64.b64encode(order.folder).decode(),
-            "format": order.format.value,
-            "tag": order.tag,
-            "recipients": list(order.recipients),
+            **target,
+            "locked": order.locked,
             "fail_on_error": order.fail_on_error,
             "created": now,
         }
@@ -167,7 +197,7 @@ class BackupOrders:
             principal=principal,
             request=request,
             source_ids=ids,
-            wishes=[LockWish(f"source:{source_id}", LockMode.SHARED) for source_id in ids],
+            wishes=[LockWish(f"source:{source_id}", LockMode.SHARED) for source_id in ids] + wishes,
             dry_run=order.dry_run,
             message="waiting",
             credentials=credentials,
@@ -188,6 +218,22 @@ class BackupOrders:
             first = unlocked[chosen[0].source_id]
             raise key_required(first.source_id, first.key_id)
         return {source_id: unlock.key_id for source_id, unlock in unlocked.items()}, credentials
+
+
+def _target(order: BackupOrder, connection: sa.Connection) -> tuple[dict[str, Any], list[LockWish], bool]:
+    """What the request says of where the backups go, what is locked for it, and whether it is sealed."""
+    if order.repository_id:
+        row = require_repository(connection, order.repository_id)
+        wish = LockWish(repositories.lock_resource(row.repository_id), LockMode.SHARED)
+        return {"repository_id": row.repository_id, "sealed": row.sealed}, [wish], row.sealed
+    assert order.format is not None
+    target = {
+        "folder": base64.b64encode(order.folder).decode(),
+        "format": order.format.value,
+        "tag": order.tag,
+        "recipients": list(order.recipients),
+    }
+    return target, [], False
 
 
 def _check_order(order: BackupOrder) -> None:

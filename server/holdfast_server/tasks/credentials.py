@@ -1,10 +1,11 @@
 """What a task must know in secret, and its one way from the edge to the worker that runs it.
 
-That is the secret of a call, and the keys of the unlocked wallets among its sources. A worker process makes an HPKE key
-pair at its start. The edge seals each secret once to each live worker, in the transaction that creates the task; only
-the process that holds the private half opens its row. What the sealed bytes are for (task, worker, wallet, expiry) is
-bound into them, so that a row that was moved or altered does not open. Each wallet's key has a row of its own: it
-expires with that wallet's unlock and goes when that wallet is locked, and no other wallet of the task loses its key.
+That is the secret of a call, the keys of the unlocked wallets among its sources, the content keys of an unlocked
+repository, and what a request says that must not be stored in clear. A worker process makes an HPKE key pair at its
+start. The edge seals each secret once to each live worker, in the transaction that creates the task; only the process
+that holds the private half opens its row. What the sealed bytes are for (task, worker, wallet or repository, expiry) is
+bound into them, so that a row that was moved or altered does not open. Each wallet and each repository has a row of its
+own: it expires with that unlock and goes when that one is locked, and no other of the task loses its key.
 
 Python cannot wipe strings: what is promised is that nothing keeps a reference once the task has ended.
 """
@@ -12,19 +13,21 @@ Python cannot wipe strings: what is promised is that nothing keeps a reference o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-__all__ = ["SECRET_SECONDS", "WALLET_KEY", "Binding", "Credentials", "WorkerKey", "seal"]
+__all__ = ["CONTENT_KEYS", "HIDDEN", "SECRET_SECONDS", "WALLET_KEY", "Binding", "Credentials", "WorkerKey", "seal"]
 
 #: How long a call's secret waits for a worker to start the task.
 SECRET_SECONDS = 15 * 60
 
-#: The kind of a sealed wallet key; the other kinds are the fields of `Credentials`.
+#: The kinds of what does not come as the secret of a call; the other kinds are the fields of `Credentials`.
 WALLET_KEY = "wallet_key"
+CONTENT_KEYS = "content_keys"
+HIDDEN = "hidden"
 
-_PURPOSE = "holdfast task secret 2"
+_PURPOSE = "holdfast task secret 3"
 _CALL_SECRETS = ("passphrase", "private_key", "age_identity", "wallet_password")
 #: ML-KEM-768 public keys are this long; the X25519 key follows.
 _KEM_BYTES = 1184
@@ -34,7 +37,9 @@ _PADDED = 256
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, repr=False)
 class Credentials:
-    """What opens or seals content: at most one secret of the call, and keys of unlocked wallets (`WalletKey.to_text`).
+    """What opens or seals content: at most one secret of the call, keys of unlocked wallets (`WalletKey.to_text`), and
+    those of unlocked repositories (`ContentKeys.to_text`) by repository id. And `hidden`: what the request says that
+    must not be stored in clear, as JSON can hold it, such as paths that name files of a sealed repository.
 
     Never empty, never shown, and refuses to be pickled.
     """
@@ -44,12 +49,14 @@ class Credentials:
     age_identity: str | None = None
     wallet_password: str | None = None
     wallet_keys: tuple[str, ...] = ()
+    content_keys: Mapping[str, str] = field(default_factory=dict)
+    hidden: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         given = sum(getattr(self, name) is not None for name in _CALL_SECRETS)
         if given > 1:
             raise ValueError("at most one secret of a call may be given")
-        if not given and not self.wallet_keys:
+        if not (given or self.wallet_keys or self.content_keys or self.hidden is not None):
             raise ValueError("a secret must be given")
 
     @property
@@ -59,11 +66,19 @@ class Credentials:
         return next((pair for pair in values if pair[1] is not None), None)
 
     @classmethod
-    def assemble(cls, secrets: Iterable[tuple[str, str]]) -> Credentials:
-        """Of (kind, secret) as they were sealed one by one."""
-        given = list(secrets)
-        keys = tuple(dict.fromkeys(secret for kind, secret in given if kind == WALLET_KEY))
-        return cls(**{kind: secret for kind, secret in given if kind != WALLET_KEY}, wallet_keys=keys)
+    def assemble(cls, secrets: Iterable[tuple[str, str, str]]) -> Credentials:
+        """Of (kind, secret, resource) as they were sealed one by one."""
+        values: dict[str, Any] = {}
+        wallet_keys: dict[str, None] = {}
+        content_keys: dict[str, str] = {}
+        for kind, secret, resource in secrets:
+            if kind == WALLET_KEY:
+                wallet_keys[secret] = None
+            elif kind == CONTENT_KEYS:
+                content_keys[resource.partition(":")[2]] = secret
+            else:
+                values[kind] = json.loads(secret) if kind == HIDDEN else secret
+        return cls(**values, wallet_keys=tuple(wallet_keys), content_keys=content_keys)
 
     def __repr__(self) -> str:
         return "Credentials(hidden)"
@@ -74,16 +89,16 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a sealed secret is for. `source_id` is the wallet whose key it is, empty for the secret of a call;
-    `expires` in microseconds."""
+    """What a sealed secret is for. `resource` is the wallet or repository whose key it is, as
+    `catalog.task_secrets` names them; `expires` in microseconds."""
 
     task_id: str
     owner: str
-    source_id: str
+    resource: str
     expires: int
 
     def to_bytes(self) -> bytes:
-        return json.dumps([_PURPOSE, self.task_id, self.owner, self.source_id, self.expires]).encode()
+        return json.dumps([_PURPOSE, self.task_id, self.owner, self.resource, self.expires]).encode()
 
 
 class WorkerKey:

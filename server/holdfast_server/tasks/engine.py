@@ -8,6 +8,7 @@ first does the work.
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,14 +16,22 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from holdfast_server.catalog import backups, locks, task_secrets, tasks, wallet_keys, workers
+from holdfast_server.catalog import backups, locks, repositories, task_secrets, tasks, wallet_keys, workers
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey, recall, remember
 from holdfast_server.catalog.rows import LockMode, LockWish, TaskKind, TaskRow, TaskState
 from holdfast_server.catalog.task_secrets import SealedSecret
 from holdfast_server.clock import Clock
 from holdfast_server.errors import FailedPrecondition, NotFound, Reason, Unavailable
-from holdfast_server.tasks.credentials import SECRET_SECONDS, WALLET_KEY, Binding, Credentials, seal
+from holdfast_server.tasks.credentials import (
+    CONTENT_KEYS,
+    HIDDEN,
+    SECRET_SECONDS,
+    WALLET_KEY,
+    Binding,
+    Credentials,
+    seal,
+)
 from holdfast_server.tasks.queue import Dispatcher
 from holdfast_server.wallets.wallet_key import WalletKey
 
@@ -253,8 +262,8 @@ class TaskEngine:
                 Reason.NO_WORKER, "no worker is running that could be given the credentials", retry_after=1.0
             )
         sealed = [
-            SealedSecret(owner, source_id, seal(kind, secret, public, Binding(task_id, owner, source_id, until)), until)
-            for kind, secret, source_id, until in _secrets(connection, credentials, now)
+            SealedSecret(owner, resource, seal(kind, secret, public, Binding(task_id, owner, resource, until)), until)
+            for kind, secret, resource, until in _secrets(connection, credentials, now)
             for owner, public in keys.items()
         ]
         task_secrets.keep_secrets(connection, task_id, sealed)
@@ -332,17 +341,28 @@ def conflicts(wishes: Sequence[LockWish], others: Sequence[tuple[str, str, LockM
 
 
 def _secrets(connection: sa.Connection, credentials: Credentials, now: int) -> Iterator[tuple[str, str, str, int]]:
-    """(kind, secret, wallet, expiry) of all that is to be sealed. A key goes with its wallet's unlock: that of one that
-    has been locked in the meantime is not sealed."""
-    latest: int | None = None
+    """(kind, secret, resource, expiry) of all that is to be sealed. A key goes with its unlock: that of a wallet or
+    repository that has been locked in the meantime is not sealed."""
+    latest = now + SECRET_SECONDS * 1_000_000
+    alone = True
     if credentials.call_secret is not None:
-        latest = now + SECRET_SECONDS * 1_000_000
-        yield *credentials.call_secret, "", latest
+        alone = False
+        yield *credentials.call_secret, task_secrets.OF_CALL, latest
+    if credentials.hidden is not None:
+        alone = False
+        yield HIDDEN, json.dumps(credentials.hidden), task_secrets.OF_REQUEST, latest
     keys = {WalletKey.from_text(text).key_id: text for text in credentials.wallet_keys}
-    for unlock in wallet_keys.unlocks_with(connection, now, keys):
+    unlocked = [
+        (WALLET_KEY, keys[unlock.key_id], task_secrets.of_wallet(unlock.source_id), unlock.expire_time)
+        for unlock in wallet_keys.unlocks_with(connection, now, keys)
+    ]
+    unlocked += [
+        (CONTENT_KEYS, credentials.content_keys[repository_id], task_secrets.of_repository(repository_id), until)
+        for repository_id, until in repositories.unlocks(connection, now, credentials.content_keys).items()
+    ]
+    for kind, key, resource, until in unlocked:
         # No key outlives the secret that came with it: all that a task was given is lost together.
-        until = unlock.expire_time if latest is None else min(unlock.expire_time, latest)
-        yield WALLET_KEY, keys[unlock.key_id], unlock.source_id, until
+        yield kind, key, resource, until if alone else min(until, latest)
 
 
 def task_not_found(task_id: str) -> NotFound:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,10 +21,22 @@ from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.catalog.rows import BackupRow, LockMode, LockWish, TaskKind, TaskRow
 from holdfast_server.clock import Clock
 from holdfast_server.core.archive_file import ProvedArchive
-from holdfast_server.core.export import BackupExport, ExportPlan, least_size
+from holdfast_server.core.control import Problem
+from holdfast_server.core.export import (
+    BackupContents,
+    BackupExport,
+    ExportPlan,
+    archive_contents,
+    archive_origin,
+    least_size,
+)
 from holdfast_server.core.publish import archive_base_name
+from holdfast_server.core.snapshot_contents import SnapshotContents
+from holdfast_server.core.snapshot_place import require_snapshot
 from holdfast_server.core.statistics import Statistics
 from holdfast_server.core.verify import key_required, open_archive, open_content
+from holdfast_server.errors import DataLoss, NotFound
+from holdfast_server.repository import RunKind
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.credentials import Credentials
@@ -36,7 +50,9 @@ from holdfast_server.tasks.publishing import (
     settle,
     take_back,
 )
+from holdfast_server.tasks.repositories import RepositoryRegistry, open_repository, require_repository
 from holdfast_server.tasks.run import Outcome, TaskRun
+from holdfast_server.tasks.snapshot_reading import chosen_paths, order_snapshot, reading_run, without_names
 from holdfast_server.tasks.stored import age_identity, as_archive, check_entry_paths, require_backup, require_finished
 
 __all__ = ["ExportHandler", "ExportOrder", "ExportOrders"]
@@ -61,10 +77,13 @@ class ExportOrder:
 class ExportOrders:
     """Files exports of backups. Thread-safe."""
 
-    def __init__(self, engine: TaskEngine, policy: FolderPolicy, clock: Clock) -> None:
+    def __init__(
+        self, engine: TaskEngine, policy: FolderPolicy, clock: Clock, repositories: RepositoryRegistry
+    ) -> None:
         self._engine = engine
         self._policy = policy
         self._clock = clock
+        self._repositories = repositories
 
     def create(
         self, order: ExportOrder, principal: str, key: RequestKey | None, credentials: Credentials | None = None
@@ -72,7 +91,8 @@ class ExportOrders:
         """Check the backup and the folder now, create the folder if asked to, and queue the task.
 
         The backup's source may be suspended, offline or gone. Raises InvalidArgument, NotFound/BACKUP_NOT_FOUND,
-        Aborted/BACKUP_BUSY, FailedPrecondition (BACKUP_NOT_RESTORABLE, FOLDER_…, KEY_REQUIRED for a sealed backup),
+        Aborted/BACKUP_BUSY, FailedPrecondition (BACKUP_NOT_RESTORABLE, FOLDER_…, KEY_REQUIRED for a sealed backup, or
+        one in a sealed and locked repository),
         PermissionDenied/PATH_NOT_ALLOWED, ResourceExhausted/DISK_FULL where that can be foreseen,
         Unavailable/NO_WORKER, AlreadyExists/REQUEST_ID_REUSED.
         """
@@ -80,10 +100,11 @@ class ExportOrders:
         check_entry_paths(order.paths)
         if order.recipients:
             parse_recipients(order.recipients, _RECIPIENTS_FIELD)
-        has_identity = age_identity(credentials) is not None
+        age_identity(credentials)  # refuses what is none
         if key is not None and (known := self._engine.recall(key)) is not None:
             return known
-        backup = self._engine.inside(partial(_exportable, order.backup_id, has_identity))
+        looked_for = {"backup_id": order.backup_id, "paths": []}
+        backup = self._engine.inside(partial(self._opens, looked_for, credentials))[0]
         file = partial(self._file, order, principal, credentials)
         folder = self._policy.check_destination(
             order.folder, "folder", sources=(), create=order.create_folder, dry_run=order.dry_run
@@ -92,40 +113,46 @@ class ExportOrders:
             return self._engine.create(file, key)
         with folder:
             if not order.dry_run:
-                require_space(folder, least_size(as_archive(backup), order.format, order.paths))
+                require_space(folder, _least_size(backup, order.format, order.paths))
             return self._engine.create(file, key)
 
     def _file(
         self, order: ExportOrder, principal: str, credentials: Credentials | None, connection: sa.Connection
     ) -> NewTask:
-        row = _exportable(
-            order.backup_id, age_identity(credentials) is not None, connection
-        )  # once more: the world may have moved
+        request = {
+            "backup_id": order.backup_id,
+            "folder": base64.b64encode(order.folder).decode(),
+            "format": order.format.value,
+            "tag": order.tag,
+            "recipients": list(order.recipients),
+            "paths": [base64.b64encode(path).decode() for path in order.paths],
+            "created": self._clock.now(),
+        }
+        # Once more: the world may have moved.
+        row, wishes, credentials = self._opens(request, credentials, connection)
         return NewTask(
             kind=TaskKind.EXPORT_BACKUP,
             principal=principal,
-            request={
-                "backup_id": order.backup_id,
-                "folder": base64.b64encode(order.folder).decode(),
-                "format": order.format.value,
-                "tag": order.tag,
-                "recipients": list(order.recipients),
-                "paths": [base64.b64encode(path).decode() for path in order.paths],
-                "created": self._clock.now(),
-            },
+            request=request,
             source_ids=[row.source_id],
-            wishes=[LockWish(lock_resource(order.backup_id), LockMode.SHARED)],
+            wishes=wishes,
             dry_run=order.dry_run,
             message="waiting",
             credentials=credentials,
         )
 
-
-def _exportable(backup_id: str, has_identity: bool, connection: sa.Connection) -> BackupRow:
-    row = require_finished(require_backup(connection, backup_id))
-    if row.sealed and not has_identity:
-        raise key_required(backup_id)
-    return row
+    def _opens(
+        self, request: dict[str, Any], credentials: Credentials | None, connection: sa.Connection
+    ) -> tuple[BackupRow, list[LockWish], Credentials | None]:
+        """The backup, what is locked, and what the task is given to open it."""
+        row = require_finished(require_backup(connection, request["backup_id"]))
+        wishes = [LockWish(lock_resource(row.backup_id), LockMode.SHARED)]
+        if row.repository_id is not None:
+            wish, credentials = order_snapshot(self._repositories, row, request, credentials, connection)
+            return row, [*wishes, wish], credentials
+        if row.sealed and age_identity(credentials) is None:
+            raise key_required(row.backup_id)
+        return row, wishes, credentials
 
 
 class ExportHandler:
@@ -136,12 +163,19 @@ class ExportHandler:
     """
 
     def __init__(
-        self, database: Database, policy: FolderPolicy, pool: CompressorPool, clock: Clock, software: str
+        self,
+        database: Database,
+        policy: FolderPolicy,
+        pool: CompressorPool,
+        clock: Clock,
+        data_dir: bytes,
+        software: str,
     ) -> None:
         self._database = database
         self._policy = policy
         self._pool = pool
         self._clock = clock
+        self._data_dir = data_dir
         self._software = software
 
     def run(self, run: TaskRun) -> Outcome:
@@ -153,26 +187,46 @@ class ExportHandler:
         recipients = request["recipients"]
         plan = ExportPlan(
             backup_id=row.backup_id,
-            archive=as_archive(row),
             format=ArchiveFormat(request["format"]),
-            paths=tuple(base64.b64decode(path) for path in request["paths"]),
+            paths=tuple(base64.b64decode(path) for path in chosen_paths(run)),
             created_us=request["created"],
             software=self._software,
             recipients=parse_recipients(recipients, _RECIPIENTS_FIELD) if recipients else None,
+            origin={} if row.repository_id is not None else archive_origin(as_archive(row)),
         )
-        run.progress.keep_names = not (plan.archive.sealed or recipients)
-        run.log(f"exporting {escape(plan.archive.path)} as {plan.format.value}")
-        identity = age_identity(run.credentials())
-        with (
-            open_archive(plan.archive) as file,
-            open_content(plan.archive, file, identity, run.control.check) as content,
-        ):
-            export = BackupExport(content, plan, run.control, run.progress)
+        with self._contents(run, row, plan) as contents:
+            export = BackupExport(contents, plan, run.control, run.progress)
             if run.row.dry_run:
                 found = export.planned
                 text = f"would export {found.files} files, {found.original_size} bytes"
                 return Outcome(_result(row.backup_id, found), text)
             return self._write(run, row, plan, export)
+
+    @contextmanager
+    def _contents(self, run: TaskRun, row: BackupRow, plan: ExportPlan) -> Iterator[BackupContents]:
+        """The backup, opened."""
+        hidden = row.sealed or plan.recipients is not None
+        if row.repository_id is None:
+            archive = as_archive(row)
+            run.progress.keep_names = not hidden
+            run.log(f"exporting {escape(archive.path)} as {plan.format.value}")
+            identity, control = age_identity(run.credentials()), run.control
+            with open_archive(archive) as file, open_content(archive, file, identity, control.check) as content:
+                yield archive_contents(content, archive.format, control, run.progress)
+            return
+        with self._database.read() as connection:
+            repository = require_repository(connection, row.repository_id)
+        run.progress.keep_names = not (hidden or repository.sealed)
+        run.log(f"exporting snapshot {row.backup_id} of repository {row.repository_id} as {plan.format.value}")
+        with open_repository(repository, self._data_dir) as opened:
+            content_keys = run.content_keys(opened)
+            run.progress.begin("reading the index")
+            # Errors of the destination have paths too.
+            unnamed = without_names(repository.sealed, (DataLoss, NotFound))
+            with reading_run(run, opened, RunKind.EXPORT, self._clock) as session, unnamed:
+                snapshot = require_snapshot(opened, row.backup_id)
+                reader = session.reader(snapshot, content_keys)
+                yield SnapshotContents(reader, snapshot, plan.paths, session.check)
 
     def clean(self, run: TaskRun, *, cancelled: bool) -> list[str]:
         """Remove the partials of lower attempts. A file that one of them published without living to say so is kept
@@ -206,16 +260,25 @@ class ExportHandler:
             base64.b64decode(request["folder"]),
             "folder",
             sources=(),
-            needed=least_size(plan.archive, plan.format, plan.paths),
+            needed=_least_size(row, plan.format, plan.paths),
         )
         with destination as folder, partial_archive(run, folder) as archive:
-            report = partial(run.problem, source_id=row.source_id, backup_id=row.backup_id)
+            report = self._reporter(run, row)
             written = export.write(archive.fd, self._pool, report)
             # The backup's own time: an export holds the state of then.
             base = archive_base_name(export.display_name, request["tag"], row.create_time)
             announce = partial(self._announce, run, row.backup_id, folder.path, written)
             archive.publish(base, plan.format, announce, export.sidecar(written, self._clock.now()))
         return self._outcome(run, _announced(run))
+
+    @staticmethod
+    def _reporter(run: TaskRun, row: BackupRow) -> Callable[[Problem], None]:
+        def report(problem: Problem) -> None:
+            if row.repository_id is not None and not run.progress.keep_names:
+                problem = Problem(b"", problem.reason, "not named: what was exported is sealed")
+            run.problem(problem, source_id=row.source_id, backup_id=row.backup_id)
+
+        return report
 
     def _announce(self, run: TaskRun, backup_id: str, folder: bytes, written: ProvedArchive, name: bytes) -> None:
         path = folder.rstrip(b"/") + b"/" + name
@@ -255,6 +318,12 @@ def _announced(run: TaskRun) -> Announced | None:
         return None
     file = checkpoint["result"]["file"]
     return Announced(base64.b64decode(checkpoint["path"]), file["size"], file["sha256"])
+
+
+def _least_size(row: BackupRow, archive_format: ArchiveFormat, paths: Sequence[bytes]) -> int:
+    """Bytes that an export of the backup needs at the very least, as far as that can be said beforehand: of a snapshot
+    nothing, since a file of zeros packs into a thousandth and less."""
+    return 0 if row.repository_id is not None else least_size(as_archive(row), archive_format, paths)
 
 
 def _result(backup_id: str, found: Statistics) -> dict[str, Any]:

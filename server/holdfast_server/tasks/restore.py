@@ -1,4 +1,7 @@
-"""The RESTORE task: a stored archive into a new folder or wallet, proved before anything of it appears."""
+"""The RESTORE task: a stored backup into a new folder or wallet, proved before anything of it appears.
+
+Archives are restored here, snapshots by `tasks.restore_snapshot`.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,18 @@ from holdfast_server.core.control import Problem, ReadingProgress
 from holdfast_server.core.restore import Restored, Unpacking, extract_to_staging
 from holdfast_server.core.selection import PathSelection
 from holdfast_server.core.verify import key_required, open_archive, open_content
-from holdfast_server.errors import FailedPrecondition, Reason
+from holdfast_server.errors import FailedPrecondition, Reason, invalid_field
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.new_folder import NewFolder, counts_of, field_of, target_wish
 from holdfast_server.tasks.new_wallet import NewWallet, order_wallet, registering
+from holdfast_server.tasks.repositories import RepositoryRegistry
+from holdfast_server.tasks.restore_snapshot import SnapshotRestore
 from holdfast_server.tasks.restored_coins import coin_restore, coin_result, coin_sentence, decrypts, with_wallet_keys
 from holdfast_server.tasks.run import Outcome, TaskRun
+from holdfast_server.tasks.snapshot_reading import chosen_paths, order_snapshot
 from holdfast_server.tasks.sources import source_suspended
 from holdfast_server.tasks.stored import (
     age_identity,
@@ -62,11 +68,14 @@ class RestoreOrder:
 class RestoreOrders:
     """Files restores. Thread-safe."""
 
-    def __init__(self, engine: TaskEngine, policy: FolderPolicy, clock: Clock, keys: WalletKeys) -> None:
+    def __init__(
+        self, engine: TaskEngine, policy: FolderPolicy, clock: Clock, keys: WalletKeys, repositories: RepositoryRegistry
+    ) -> None:
         self._engine = engine
         self._policy = policy
         self._clock = clock
         self._keys = keys
+        self._repositories = repositories
 
     def create(
         self, order: RestoreOrder, principal: str, key: RequestKey | None, credentials: Credentials | None = None
@@ -95,7 +104,7 @@ class RestoreOrders:
         self, order: RestoreOrder, principal: str, credentials: Credentials | None, decrypt: bool,
         connection: sa.Connection,
     ) -> NewTask:  # fmt: skip
-        row = _restorable(order.backup_id, age_identity(credentials) is not None, connection)
+        row = _restorable(order.backup_id, connection)
         request: dict[str, Any] = {
             "backup_id": order.backup_id,
             "folder": base64.b64encode(order.folder).decode(),
@@ -103,6 +112,11 @@ class RestoreOrders:
             "decrypt": decrypt,
         }
         wishes = [LockWish(lock_resource(order.backup_id), LockMode.SHARED), target_wish(order.folder)]
+        if row.repository_id is not None:
+            wish, credentials = order_snapshot(self._repositories, row, request, credentials, connection)
+            wishes.append(wish)
+        else:
+            _check_archive_secret(row, credentials)
         encrypted = row.statistics.get("wallet", {}).get("files_reencrypted", 0) > 0
         if order.wallet is not None:
             _require_wallet_backup(connection, row)
@@ -135,10 +149,17 @@ def _require_wallet_backup(connection: sa.Connection, row: BackupRow) -> None:
         )
 
 
-def _restorable(backup_id: str, has_identity: bool, connection: sa.Connection) -> BackupRow:
+def _check_archive_secret(row: BackupRow, credentials: Credentials | None) -> None:
+    """Raises FailedPrecondition/KEY_REQUIRED, and InvalidArgument/INVALID_FIELD for a secret of repositories."""
+    if credentials is not None and (credentials.passphrase or credentials.private_key):
+        kind = "passphrase" if credentials.passphrase else "private_key"
+        raise invalid_field(f"credentials.{kind}", f"opens repositories, and backup {row.backup_id} is an archive")
+    if row.sealed and age_identity(credentials) is None:
+        raise key_required(row.backup_id)
+
+
+def _restorable(backup_id: str, connection: sa.Connection) -> BackupRow:
     row = require_quiet(require_backup(connection, backup_id))
-    if row.sealed and not has_identity:
-        raise key_required(backup_id)
     source = get_source(connection, row.source_id)
     if source is not None and source.state == SourceState.SUSPENDED:
         raise source_suspended(row.source_id)
@@ -148,10 +169,11 @@ def _restorable(backup_id: str, has_identity: bool, connection: sa.Connection) -
 class RestoreHandler:
     """Does RESTORE tasks in a worker."""
 
-    def __init__(self, database: Database, policy: FolderPolicy, clock: Clock) -> None:
+    def __init__(self, database: Database, policy: FolderPolicy, clock: Clock, data_dir: bytes) -> None:
         self._database = database
         self._policy = policy
         self._clock = clock
+        self._snapshots = SnapshotRestore(database, clock, data_dir)
 
     def run(self, run: TaskRun) -> Outcome:
         request = run.row.request
@@ -161,14 +183,21 @@ class RestoreHandler:
             return registering(run, self._clock, target.finish())
         with self._database.read() as connection:
             row = require_finished(require_backup(connection, request["backup_id"]))
-        paths = [base64.b64decode(path) for path in request["paths"]]
+        is_snapshot = row.repository_id is not None
+        stored = chosen_paths(run) if is_snapshot else request["paths"]
+        paths = [base64.b64decode(path) for path in stored]
         if not paths:
             size, files = int(row.statistics["original_size"]), int(row.statistics["files"])
             run.progress.set_totals(size, files, work=1.0)
         if run.row.dry_run:
             return _plan(row, folder, target.foresee())
-        run.log(f"restoring {escape(row.storage_path)} to {escape(folder)}")
-        outcome = self._restore(run, row, target, folder, PathSelection(paths) if paths else None)
+        if is_snapshot:
+            run.log(f"restoring backup {row.backup_id} of repository {row.repository_id} to {escape(folder)}")
+            with self._snapshots.opened(run, row, paths) as prove:
+                outcome = target.restore(lambda root_fd, staging: _reported(row, folder, prove(root_fd, staging)))
+        else:
+            run.log(f"restoring {escape(row.storage_path)} to {escape(folder)}")
+            outcome = self._restore(run, row, target, folder, PathSelection(paths) if paths else None)
         return registering(run, self._clock, outcome)
 
     def clean(self, run: TaskRun, *, cancelled: bool) -> list[str]:  # noqa: ARG002  a proved restore is finished
@@ -201,7 +230,7 @@ class RestoreHandler:
                     coins=coin_restore(run, row.source_id, row.backup_id),
                 )
                 found = extract_to_staging(unpacking, root_fd, staging, control=run.control, progress=run.progress)
-                return found, _outcome(row, folder, found)
+                return _reported(row, folder, found)
 
             return target.restore(prove)
 
@@ -216,12 +245,14 @@ def _plan(row: BackupRow, folder: bytes, free: int) -> Outcome:
     return Outcome(result, f"would restore {counts['files']} files, {needed} bytes{fits}", warnings=needed > free)
 
 
-def _outcome(row: BackupRow, folder: bytes, found: Restored) -> Outcome:
+def _reported(row: BackupRow, folder: bytes, found: Restored) -> tuple[Restored, Outcome]:
+    """What was found, and what the task says of it."""
     entries = found.files + found.directories + found.symlinks + found.hardlinks
     result = _result(row, folder, counts_of(found), create=entries, needed=found.bytes)
     text = f"restored {found.files} files, {found.bytes} bytes to {escape(folder)}, every file's hash verified"
     text += coin_sentence(found)
-    return Outcome({**result, **coin_result(found)}, text, warnings=found.warning_count + found.coin_warnings > 0)
+    warnings = found.warning_count + found.coin_warnings > 0
+    return found, Outcome({**result, **coin_result(found)}, text, warnings=warnings)
 
 
 def _result(row: BackupRow, folder: bytes, counts: dict[str, Any], *, create: int, needed: int) -> dict[str, Any]:

@@ -49,14 +49,21 @@ def with_wallet_keys(
     return found
 
 
-def coin_restore(run: TaskRun, source_id: str, backup_id: str | None) -> CoinRestore | None:
-    """What a restore in a worker does with coins; None when it leaves them as they are."""
+def coin_restore(run: TaskRun, source_id: str, backup_id: str | None, *, named: bool = True) -> CoinRestore | None:
+    """What a restore in a worker does with coins; None when it leaves them as they are. Not `named`: what it tells is
+    stored without the names of files."""
     request = run.row.request
     if not request.get("decrypt"):
         return None
 
     def report(problem: Problem) -> None:
+        if not named and problem.path:
+            problem = Problem(b"", problem.reason, "not named: the repository is sealed")
         run.problem(problem, source_id=source_id, backup_id=backup_id)
+
+    def tell(text: str) -> None:
+        if named:
+            run.log(text)
 
     return CoinRestore(
         run.keyring(),
@@ -64,7 +71,7 @@ def coin_restore(run: TaskRun, source_id: str, backup_id: str | None) -> CoinRes
         control=run.control,
         progress=run.progress,
         report=report,
-        tell=run.log,
+        tell=tell,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,9 +21,12 @@ from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.rows import TaskRow, TaskState
 from holdfast_server.clock import Clock
 from holdfast_server.core.control import Cleanup, Control, Problem, Progress
-from holdfast_server.errors import Cancelled, FailedPrecondition, Fenced, HoldfastError, Reason
+from holdfast_server.core.repository_place import OpenRepository
+from holdfast_server.errors import Cancelled, Fenced, HoldfastError
+from holdfast_server.repository import ContentKeys
 from holdfast_server.storage.names import escape
-from holdfast_server.tasks.credentials import SECRET_SECONDS, Credentials
+from holdfast_server.tasks.credentials import Credentials
+from holdfast_server.tasks.task_keys import TaskKeys
 from holdfast_server.wallets.envelope import Keyring, WalletKey
 
 __all__ = ["Outcome", "TaskHandler", "TaskRun", "error_record"]
@@ -33,6 +36,8 @@ WARNING_EVENTS = 1_000
 #: Problems kept per task; further ones are counted only.
 PROBLEMS_KEPT = 100_000
 
+#: Attempts in a row that got no further than an earlier one, before a task is given up.
+_FRUITLESS_LIMIT = 3
 _SPEED_WINDOW = 5.0
 
 
@@ -102,10 +107,11 @@ class TaskRun:
         self.cleanup = Cleanup()
         self.left_behind: list[str] = []
         self.problems_seen = 0
+        #: What is kept as the result of a task that fails, because it found something and not because it broke.
+        self.failed_result: dict[str, Any] | None = None
         self._database = database
         self._clock = clock
-        self._credentials = credentials
-        self._wallet_keys: dict[str, WalletKey] | None = None
+        self._keys = TaskKeys(row.task_id, credentials, expected=row.has_credentials)
         self._started = clock.monotonic()
         self._buffer = threading.Lock()
         self._lines: list[tuple[int, str, str]] = []
@@ -126,41 +132,31 @@ class TaskRun:
     def attempt(self) -> int:
         return self.row.attempt
 
-    def credentials(self) -> Credentials | None:
-        """What the task was given to open or seal content; None when it was given nothing.
+    @property
+    def is_given_up(self) -> bool:
+        """Whether too many attempts got no further: this one only settles what they left, and ends the task."""
+        # What is being committed is finished however often it takes: giving up would leave half of it.
+        return self.row.fruitless >= _FRUITLESS_LIMIT and not self.row.committing
 
-        Raises FailedPrecondition/KEY_REQUIRED when it was given something of which this process can open nothing: it
-        was sealed to a worker that has ended, or has expired, or the wallet was locked before the task started.
-        """
-        if self._credentials is None and self.row.has_credentials:
-            raise FailedPrecondition(
-                Reason.KEY_REQUIRED,
-                "the key for this task was given to a worker process that has ended, waited too long for it to start "
-                f"({SECRET_SECONDS // 60} minutes, or until the wallet locked itself), or its wallet was locked; it is "
-                "kept nowhere else: call again",
-                metadata={"task_id": self.task_id},
-            )
-        return self._credentials
+    def credentials(self) -> Credentials | None:
+        """See `TaskKeys.credentials`; so for the four that follow."""
+        return self._keys.credentials()
 
     def wallet_key(self, key_id: str) -> WalletKey | None:
-        """The key with that id, of an unlocked wallet; None when it did not reach this process."""
-        return self._keys_by_id().get(key_id)
+        return self._keys.wallet_key(key_id)
 
     def keyring(self) -> Keyring:
-        """What opens coin envelopes: keys of unlocked wallets, and the call's wallet password; empty when the task was
-        given neither. Raises as `credentials`."""
-        credentials = self.credentials()
-        return Keyring(self._keys_by_id().values(), credentials.wallet_password if credentials else None)
+        return self._keys.keyring()
 
-    def _keys_by_id(self) -> dict[str, WalletKey]:
-        if self._wallet_keys is None:
-            keys = map(WalletKey.from_text, self._credentials.wallet_keys if self._credentials else ())
-            self._wallet_keys = {key.key_id: key for key in keys}
-        return self._wallet_keys
+    def content_keys(self, opened: OpenRepository) -> ContentKeys:
+        return self._keys.content_keys(opened)
+
+    def hidden(self) -> Mapping[str, Any]:
+        return self._keys.hidden()
 
     def drop_credentials(self) -> None:
         """Let go of the secrets, because the attempt is over."""
-        self._credentials = self._wallet_keys = None
+        self._keys.drop()
 
     def log(self, text: str, level: str = "INFO") -> None:
         """Append a line to the task's log."""
@@ -347,7 +343,8 @@ class TaskRun:
 
     def fail(self, error: HoldfastError, handler: TaskHandler) -> TaskRow | None:
         """End the task FAILED; None when this attempt no longer owns it."""
-        return self._abandon(TaskState.FAILED, handler, message=error.message, error=error_record(error))
+        found = {} if self.failed_result is None else {"result": self.failed_result}
+        return self._abandon(TaskState.FAILED, handler, message=error.message, error=error_record(error), **found)
 
     def end_cancelled(self, handler: TaskHandler) -> TaskRow | None:
         """End the task CANCELLED with its cleanup report; None when this attempt no longer owns it."""

@@ -7,7 +7,6 @@ process's end the wallet stays unlocked without a key until it is unlocked again
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from holdfast_server.core.wallet_password import derive_key, first_key
 from holdfast_server.errors import FailedPrecondition, Reason
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.credentials import Credentials
+from holdfast_server.tasks.held_keys import Held, HeldKeys
 from holdfast_server.tasks.run import TaskRun
 from holdfast_server.tasks.sources import open_source, require_source
 from holdfast_server.tasks.wallet_reader import WalletReader
@@ -42,15 +42,6 @@ class UnlockedWallet:
     password_set: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A key in memory, until the first of both clocks says that its time is over."""
-
-    key: WalletKey
-    expire_time: int
-    deadline: float
-
-
 class WalletKeys:
     """The edge's keys of unlocked wallets. Thread-safe.
 
@@ -62,8 +53,7 @@ class WalletKeys:
         self._policy = policy
         self._reader = reader
         self._clock = clock
-        self._lock = threading.Lock()  # never held while the catalog is asked
-        self._held: dict[str, _Held] = {}
+        self._held: HeldKeys[WalletKey] = HeldKeys(clock)
 
     def unlock(
         self, source_id: str, password: str, seconds: float, wanted: Callable[[], bool] = lambda: True
@@ -91,8 +81,7 @@ class WalletKeys:
 
         Raises NotFound/SOURCE_NOT_FOUND, FailedPrecondition/NOT_A_WALLET.
         """
-        with self._lock:
-            self._held.pop(source_id, None)
+        self._held.forget(source_id)
         with self._database.write() as connection:
             require_wallet(connection, source_id)
             return wallet_keys.forget_unlock(connection, source_id, self._clock.now())
@@ -123,7 +112,7 @@ class WalletKeys:
     def tick(self) -> None:
         """Forget what has expired, and what another edge has locked. To be called every second."""
         now = self._clock.now()
-        held = self._present(None)
+        held = self._held.present()
         with self._database.read() as connection:
             known = wallet_keys.unlocks(connection, now)
             expired = wallet_keys.any_expired(connection, now)
@@ -167,13 +156,12 @@ class WalletKeys:
             until = now + int(seconds * 1_000_000)
             wallet_keys.keep_unlock(connection, UnlockRow(source_id, key.key_id, until))
         # Only now: a look in between finds it unlocked without a key, never locked with one.
-        with self._lock:
-            self._held[source_id] = _Held(key, until, self._clock.monotonic() + seconds)
+        self._held.keep(source_id, key, until, seconds)
         return UnlockedWallet(until, key.key_id, password_set=False)
 
     def _usable(self, source_ids: Collection[str], connection: sa.Connection | None) -> dict[str, WalletKey]:
         """The keys, by source id, of those that are unlocked."""
-        held = self._present(source_ids)
+        held = self._held.present(source_ids)
         if not held:
             return {}
         reading: AbstractContextManager[sa.Connection] = (
@@ -184,26 +172,12 @@ class WalletKeys:
         self._drop_locked(held, known)
         return {source_id: one.key for source_id, one in held.items() if _is_known(source_id, one, known)}
 
-    def _present(self, source_ids: Collection[str] | None) -> dict[str, _Held]:
-        """What is held, of these sources; what has expired is dropped."""
-        now, monotonic = self._clock.now(), self._clock.monotonic()
-        with self._lock:
-            for source_id, one in list(self._held.items()):
-                if one.expire_time <= now or one.deadline <= monotonic:
-                    del self._held[source_id]
-            if source_ids is None:
-                return dict(self._held)
-            return {source_id: self._held[source_id] for source_id in source_ids if source_id in self._held}
-
-    def _drop_locked(self, held: Mapping[str, _Held], known: Mapping[str, UnlockRow]) -> None:
+    def _drop_locked(self, held: Mapping[str, Held[WalletKey]], known: Mapping[str, UnlockRow]) -> None:
         """`held` was looked up before `known`: what was unlocked in between stays."""
-        with self._lock:
-            for source_id, one in held.items():
-                if not _is_known(source_id, one, known) and self._held.get(source_id) is one:
-                    del self._held[source_id]
+        self._held.drop_unless(held, lambda source_id, one: _is_known(source_id, one, known))
 
 
-def _is_known(source_id: str, one: _Held, known: Mapping[str, UnlockRow]) -> bool:
+def _is_known(source_id: str, one: Held[WalletKey], known: Mapping[str, UnlockRow]) -> bool:
     return source_id in known and one.key.is_named(known[source_id].key_id)
 
 

@@ -44,8 +44,6 @@ _log = logging.getLogger(__name__)
 _CONTROL_SECONDS = 0.1
 _FLUSH_SECONDS = 0.25
 _TICK_SECONDS = 1.0
-#: Attempts in a row that got no further than an earlier one, before a task is given up.
-_FRUITLESS_LIMIT = 3
 
 
 @dataclass(slots=True)
@@ -170,10 +168,10 @@ class Worker:
             return None
         secrets = []
         for one in task_secrets.sealed_secrets(connection, row.task_id, self._owner, now):
-            opened = self._key.open(one.sealed, Binding(row.task_id, one.owner, one.source_id, one.expires))
+            opened = self._key.open(one.sealed, Binding(row.task_id, one.owner, one.resource, one.expires))
             if opened is None:
                 return None
-            secrets.append(opened)
+            secrets.append((*opened, one.resource))
         return Credentials.assemble(secrets) if secrets else None
 
     def _run(self, run: TaskRun, handler: TaskHandler) -> str:
@@ -183,8 +181,7 @@ class Worker:
                 run.left_behind += handler.clean(run, cancelled=run.row.cancel_requested)
             if run.row.cancel_requested:
                 raise Cancelled
-            # What is being committed is finished however often it takes: giving up would leave half of it.
-            if run.row.fruitless >= _FRUITLESS_LIMIT and not run.row.committing:
+            if run.is_given_up:
                 raise _interrupted(run.row)
             outcome = handler.run(run)
             try:

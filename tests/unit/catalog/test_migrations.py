@@ -64,7 +64,8 @@ def test_a_catalog_of_the_first_version_keeps_what_it_knows(tmp_path: Path) -> N
     task = TaskRow("t", "VERIFY", "MANUAL", "admin", {"backup_id": "b"}, False, ["s"], 1, 5, 6).values()
     del task["has_credentials"]
     backup = BackupRow("b", "B", "s", "t", "ARCHIVE", "COMPLETED", "ZIP", b"/b", [], 5, 6).values()
-    later = {"sealed": False, "delete_time": None, "purge_time": None, "trash_name": None, "purge_begun": None}
+    later = {"sealed": False, "delete_time": None, "purge_time": None, "trash_name": None, "purge_begun": None,
+             "repository_id": None}  # fmt: skip
     for name in later:
         del backup[name]
     with database.write() as connection:

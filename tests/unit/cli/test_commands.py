@@ -178,6 +178,11 @@ def test_violations_are_listed(run: Run, service: FakeService) -> None:
     [
         ("backup", "create", "default", "--to", "/x"),
         ("backup", "create", "--to", "/x", "--format", "zip"),
+        ("backup", "create", "--repository", "vault"),
+        ("backup", "create", "a"),
+        ("backup", "create", "a", "--repository", "vault", "--to", "/x", "--format", "zip"),
+        ("backup", "create", "a", "--repository", "vault", "--format", "zip"),
+        ("backup", "create", "a", "--repository", "vault", "--tag", "t"),
         ("backup", "create", "a", "--all-wallets", "--to", "/x", "--format", "zip"),
         ("backup", "create", "a", "--to", "/x", "--format", "rar"),
         ("source", "register", "/x", "--discover-wallets", "--id", "a"),

@@ -10,13 +10,15 @@ import pytest
 from fake_service import stamp
 from google.protobuf.duration_pb2 import Duration
 
-from holdfast import enums, models, wallet_models
+from holdfast import enums, models, repository_models, wallet_models
 from holdfast.convert import RESULTS, from_message, to_event, to_number, to_task, to_timestamp, wire_path
 from holdfast.errors import BadConfiguration
 from holdfast.plain import to_dict
 from holdfast.v1 import (
     backup_pb2,
     export_pb2,
+    repository_pb2,
+    repository_service_pb2,
     restore_pb2,
     source_pb2,
     source_service_pb2,
@@ -31,6 +33,7 @@ PAIRS: list[tuple[Any, Any, set[str], set[str]]] = [
     (models.SkippedFolder, source_pb2.SkippedFolder, set(), set()),
     (models.Unregistered, source_service_pb2.UnregisterSourceResponse, set(), set()),
     (models.Backup, backup_pb2.Backup, set(), set()),
+    (models.Entry, backup_pb2.Entry, set(), set()),
     (models.BackupStatistics, backup_pb2.BackupStatistics, set(), set()),
     (models.Verification, backup_pb2.Verification, set(), set()),
     (models.Progress, task_pb2.Progress, set(), set()),
@@ -58,6 +61,12 @@ PAIRS: list[tuple[Any, Any, set[str], set[str]]] = [
     (wallet_models.Coin, wallet_pb2.Coin, set(), set()),
     (wallet_models.CoinSummary, wallet_pb2.CoinSummary, set(), set()),
     (wallet_models.UnlockedWallet, wallet_service_pb2.UnlockWalletResponse, set(), set()),
+    (repository_models.Repository, repository_pb2.Repository, set(), set()),
+    (repository_models.RepositoryKey, repository_pb2.RepositoryKey, set(), set()),
+    (repository_models.RepositoryStatistics, repository_pb2.RepositoryStatistics, set(), set()),
+    (repository_models.RepositoryReceipt, repository_pb2.RepositoryReceipt, set(), set()),
+    (repository_models.LogPosition, repository_pb2.LogPosition, set(), set()),
+    (repository_models.CreatedRepository, repository_service_pb2.CreateRepositoryResponse, set(), set()),
     (models.Event, task_pb2.TaskEvent, {"warning"}, {"problem", "warning_count"}),
 ]
 
@@ -85,7 +94,7 @@ def test_a_task_has_the_fields_of_its_message() -> None:
 @pytest.mark.parametrize("name", [name for name in enums.__all__ if name not in ("END_STATES", "HealthStatus")])
 def test_enums_are_the_wires(name: str) -> None:
     wire = "TaskEventKind" if name == "EventKind" else name
-    modules = (source_pb2, wallet_pb2, export_pb2, backup_pb2, task_pb2, restore_pb2)
+    modules = (source_pb2, wallet_pb2, export_pb2, backup_pb2, task_pb2, restore_pb2, repository_pb2)
     wrapper = next(getattr(module, wire) for module in modules if hasattr(module, wire))
     ours = {member.value for member in getattr(enums, name)} - {"UNKNOWN"}
     zero = wrapper.DESCRIPTOR.values_by_number[0].name.removesuffix("UNSPECIFIED")

@@ -33,7 +33,7 @@ def test_a_full_disk_is_not_the_sources_fault(
     """Writing into a full disk was once reported as files that cannot be read."""
     for number in range(5 if size > 1 << 20 else 3000):
         (tmp_path / f"file{number}").write_bytes(os.urandom(size))
-    plan = ArchivePlan("id", "name", "s", "DIRECTORY", "S", archive_format, [], 1_700_000_000_000_000, "test")
+    plan = ArchivePlan("id", "name", "s", "DIRECTORY", "S", [], 1_700_000_000_000_000, "test", format=archive_format)
     problems: list[Problem] = []
     full = os.open("/dev/full", os.O_RDWR)
     try:

@@ -29,7 +29,7 @@ from holdfast_server.core import export as export_module
 from holdfast_server.core.archive_file import ProvedArchive
 from holdfast_server.core.backup import ArchivePlan, write_archive
 from holdfast_server.core.control import Control, Problem, Progress
-from holdfast_server.core.export import BackupExport, ExportPlan, least_size
+from holdfast_server.core.export import BackupExport, ExportPlan, archive_contents, archive_origin, least_size
 from holdfast_server.core.read_back import hash_file
 from holdfast_server.core.statistics import Statistics
 from holdfast_server.core.verify import StoredArchive, open_archive, open_content
@@ -39,6 +39,17 @@ from tests.unit.core.test_manifest_keys import ROOT, keys_of_table
 
 ZIP, TAR_GZ, TAR_ZST = ArchiveFormat.ZIP, ArchiveFormat.TAR_GZ, ArchiveFormat.TAR_ZST
 CREATED = 1_700_000_000_000_000
+
+
+def opened(
+    file: Any,
+    archive: StoredArchive,
+    plan: ExportPlan,
+    control: Control | None = None,
+    progress: Progress | None = None,
+) -> BackupExport:
+    control, progress = control or Control(), progress or Progress()
+    return BackupExport(archive_contents(file, archive.format, control, progress), plan, control, progress)
 
 
 @dataclass
@@ -57,7 +68,7 @@ class Exports:
     def backup(self, kind: ArchiveFormat, recipients: Recipients | None = None) -> tuple[StoredArchive, Statistics]:
         name = f"backup{kind.suffix}"
         plan = ArchivePlan(
-            "id", "name", "s", self.kind, "S", kind, ["*.no"], CREATED, "old version", recipients=recipients
+            "id", "name", "s", self.kind, "S", ["*.no"], CREATED, "old version", format=kind, recipients=recipients
         )
         fd = os.open(self.base / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         with OpenFolder(os.open(self.source, os.O_RDONLY), os.fsencode(self.source)) as opened:
@@ -74,11 +85,11 @@ class Exports:
         self, archive: StoredArchive, kind: ArchiveFormat, *paths: bytes, control: Control | None = None
     ) -> tuple[Path, ProvedArchive, list[Problem]]:
         target = self.base / f"export{kind.suffix}"
-        plan = ExportPlan("id", archive, kind, paths, CREATED + 1_000_000, "new version")
+        plan = ExportPlan("id", kind, paths, CREATED + 1_000_000, "new version", origin=archive_origin(archive))
         problems: list[Problem] = []
         progress = Progress()
         with open_archive(archive) as file, target.open("w+b", buffering=0) as out:
-            export = BackupExport(file, plan, control or Control(), progress)
+            export = opened(file, archive, plan, control or Control(), progress)
             written = export.write(out.fileno(), self.pool, problems.append)
         planned, found = export.planned, written.statistics
         if not problems:
@@ -284,18 +295,18 @@ def test_any_flipped_byte_of_the_archive_ends_the_export(exports: Exports, kind:
 
 def test_the_archive_of_another_backup_is_refused(exports: Exports) -> None:
     archive, _ = exports.backup(ZIP)
-    plan = ExportPlan("another", archive, ZIP, (), CREATED, "x")
+    plan = ExportPlan("another", ZIP, (), CREATED, "x")
     with open_archive(archive) as file, pytest.raises(DataLoss, match="not the archive of backup another"):
-        BackupExport(file, plan, Control(), Progress())
+        opened(file, archive, plan)
 
 
 @pytest.mark.parametrize("path", [b"nothing", b"sub/nothing", b"holdfast-manifest.json", b"su"])
 def test_a_path_that_there_is_not(exports: Exports, path: bytes) -> None:
     (exports.source / "sub").mkdir()
     archive, _ = exports.backup(TAR_GZ)
-    plan = ExportPlan("id", archive, ZIP, (b"sub", path), CREATED, "x")
+    plan = ExportPlan("id", ZIP, (b"sub", path), CREATED, "x")
     with open_archive(archive) as file, pytest.raises(NotFound) as refused:
-        BackupExport(file, plan, Control(), Progress())
+        opened(file, archive, plan)
     assert (refused.value.reason, refused.value.metadata["path"]) == (Reason.ENTRY_NOT_FOUND, path.decode())
 
 
@@ -305,7 +316,7 @@ def test_a_full_disk(exports: Exports) -> None:
     archive, _ = exports.backup(ZIP)
     full = os.open("/dev/full", os.O_RDWR)
     with open_archive(archive) as file:
-        export = BackupExport(file, ExportPlan("id", archive, TAR_GZ, (), CREATED, "x"), Control(), Progress())
+        export = opened(file, archive, ExportPlan("id", TAR_GZ, (), CREATED, "x"))
         with pytest.raises(ResourceExhausted) as refused:
             export.write(full, exports.pool, lambda _: None)
     os.close(full)
@@ -318,7 +329,7 @@ def test_a_stop_leaves_no_memory_held(exports: Exports) -> None:
     archive, _ = exports.backup(ZIP)
     control, progress = Control(), Progress()
     with open_archive(archive) as file, (exports.base / "out").open("w+b") as out:
-        export = BackupExport(file, ExportPlan("id", archive, TAR_GZ, (), CREATED, "x"), control, progress)
+        export = opened(file, archive, ExportPlan("id", TAR_GZ, (), CREATED, "x"), control, progress)
         counted = progress.count
         progress.count = lambda *a: (counted(*a), control.drain())  # type: ignore[assignment, func-returns-value]
         with pytest.raises(Drained):
@@ -346,13 +357,13 @@ def test_sealed_to_sealed(exports: Exports, kind: ArchiveFormat) -> None:
     archive, _ = exports.backup(TAR_GZ, parse_recipients([str(old.to_public())], "f"))
     target = exports.base / "sealed"
     recipients = parse_recipients([str(new.to_public())], "f")
-    plan = ExportPlan("id", archive, kind, (), CREATED, "x", recipients)
+    plan = ExportPlan("id", kind, (), CREATED, "x", recipients, archive_origin(archive))
     with (
         open_archive(archive) as file,
         open_content(archive, file, parse_identity(str(old)), lambda: None) as content,
         target.open("w+b", buffering=0) as out,
     ):
-        export = BackupExport(content, plan, Control(), Progress())
+        export = opened(content, archive, plan)
         written = export.write(out.fileno(), exports.pool, lambda _: None)
     assert written.sealed
     data = target.read_bytes()

@@ -30,7 +30,9 @@ def manifest_of(folder: Path) -> dict[str, object]:
     source = folder / "wallet"
     (source / "Bank").mkdir(parents=True)
     (source / "Bank" / "coin.bin").write_bytes(b"\x09" + bytes(438))
-    plan = ArchivePlan("id", "name", "w", "WALLET", "Wallet", ArchiveFormat.ZIP, [], 1_700_000_000_000_000, "test")
+    plan = ArchivePlan(
+        "id", "name", "w", "WALLET", "Wallet", [], 1_700_000_000_000_000, "test", format=ArchiveFormat.ZIP
+    )
     pool = CompressorPool(1)
     fd = os.open(folder / "a.zip", os.O_RDWR | os.O_CREAT, 0o600)
     with OpenFolder(os.open(source, os.O_RDONLY), os.fsencode(source)) as opened:

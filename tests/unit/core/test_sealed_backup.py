@@ -57,7 +57,7 @@ class Sealed:
 
     def write(self) -> ProvedArchive:
         plan = ArchivePlan(
-            "id", "name", "s", "DIRECTORY", "S", self.format, [], 1_700_000_000_000_000, "test",
+            "id", "name", "s", "DIRECTORY", "S", [], 1_700_000_000_000_000, "test", format=self.format,
             fail_on_error=self.fail_on_error, recipients=parse_recipients([PUBLIC], "r"),
         )  # fmt: skip
         folder = os.open(self.folder, os.O_RDONLY)

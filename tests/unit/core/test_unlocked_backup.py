@@ -21,7 +21,7 @@ from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.archive.reader import Limits, open_reader
 from holdfast_server.core import backup as backup_module
 from holdfast_server.core.control import Control, Progress
-from holdfast_server.core.export import BackupExport, ExportPlan
+from holdfast_server.core.export import BackupExport, ExportPlan, archive_contents
 from holdfast_server.core.plaintext_guard import PlaintextGuard
 from holdfast_server.core.reading import FileReader
 from holdfast_server.core.statistics import Statistics
@@ -471,9 +471,10 @@ def test_an_export_carries_the_encryption_over(wallet: Wallet, to: ArchiveFormat
     written = wallet.backup()
     of_backup, stored = totals(wallet), wallet.stored(written)
     target = wallet.base / "export"
-    plan = ExportPlan("id", stored, to, chosen, 1_700_000_000_000_000, "test")
+    plan = ExportPlan("id", to, chosen, 1_700_000_000_000_000, "test")
     with open_archive(stored) as file, target.open("w+b", buffering=0) as out:
-        exported = BackupExport(file, plan, Control(), Progress()).write(out.fileno(), wallet.pool, lambda _: None)
+        contents = archive_contents(file, stored.format, Control(), Progress())
+        exported = BackupExport(contents, plan, Control(), Progress()).write(out.fileno(), wallet.pool, lambda _: None)
     entries = entries_of(target.read_bytes(), to)
     before = on_disk(wallet.source)
     expected = {path: content for path, content in before.items() if not chosen or path.startswith(chosen)}

@@ -152,7 +152,7 @@ class Wallet:
     def backup(self, key: WalletKey | None = KEY, *, fail_on_error: bool = False) -> ProvedArchive:
         self.number += 1
         plan = ArchivePlan(
-            "id", "name", "s", "WALLET", "S", self.format, [], 1_700_000_000_000_000, "test",
+            "id", "name", "s", "WALLET", "S", [], 1_700_000_000_000_000, "test", format=self.format,
             fail_on_error=fail_on_error, wallet_key=key,
             recipients=parse_recipients([PUBLIC], "r") if self.sealed else None,
         )  # fmt: skip

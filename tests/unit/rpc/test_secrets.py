@@ -12,12 +12,19 @@ import grpc
 import pytest
 
 import holdfast_server
-from holdfast.v1 import backup_service_pb2, backup_service_pb2_grpc, credentials_pb2, task_pb2
+from holdfast.v1 import (
+    backup_service_pb2,
+    backup_service_pb2_grpc,
+    credentials_pb2,
+    repository_pb2,
+    repository_service_pb2,
+    task_pb2,
+)
 from holdfast_server.auth import Authenticator
-from holdfast_server.errors import InvalidArgument, Unimplemented
+from holdfast_server.errors import InvalidArgument
 from holdfast_server.rpc.interceptors import CallInterceptor, StreamPlaces
 from holdfast_server.rpc.pages import cut_page, page_start
-from holdfast_server.rpc.parse import parse_credentials
+from holdfast_server.rpc.parse import parse_credentials, request_key
 from holdfast_server.rpc.server import NotBuiltYet, build_server
 
 CANARY = "AGE-SECRET-KEY-1CANARYCANARYCANARY"
@@ -54,11 +61,29 @@ def test_what_is_no_secret(secret: dict[str, str], field: str) -> None:
 
 @pytest.mark.parametrize("kind", ["passphrase", "private_key"])
 @pytest.mark.parametrize("secret", [CANARY, ""])
-def test_kinds_that_open_nothing_yet_are_refused_by_name(kind: str, secret: str) -> None:
-    with pytest.raises(Unimplemented) as caught:
+def test_kinds_that_the_call_has_no_use_for_are_refused_by_name(kind: str, secret: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
         parse_credentials(asking(**{kind: secret}))
-    assert caught.value.metadata == {"field": f"credentials.{kind}"}
-    assert CANARY not in str(caught.value)
+    assert [violation.field for violation in caught.value.violations] == [f"credentials.{kind}"]
+    assert CANARY not in f"{caught.value} {caught.value.metadata}"
+    assert parse_credentials(asking(**{kind: CANARY}), accepted=("passphrase", "private_key")) is not None
+
+
+def test_the_fingerprint_of_a_request_knows_kinds_of_secrets_and_no_secret() -> None:
+    def fingerprint(**key: Any) -> str:
+        new = repository_pb2.NewKey(**key)
+        request = repository_service_pb2.CreateRepositoryRequest(
+            repository_id="r", keys=[new], request_id="00000000-0000-0000-0000-000000000001"
+        )
+        found = request_key(request, "CreateRepository", "admin", {})
+        assert found is not None
+        assert request.keys[0] == new, "the request itself stays as it is"
+        return found.fingerprint
+
+    first = fingerprint(passphrase=CANARY)
+    assert first == fingerprint(passphrase="another")
+    others = {fingerprint(private_key=CANARY), fingerprint(recovery={}), fingerprint(passphrase="x", display_name="n")}
+    assert len(others | {first}) == 4
 
 
 @pytest.mark.parametrize("secret", [CANARY, ""])
@@ -155,8 +180,8 @@ def test_what_is_no_request_at_all_is_not_logged(channel: grpc.Channel, caplog: 
 
 
 _PRINTERS = {"str", "repr", "format", "print", "MessageToJson", "MessageToString", "MessageToDict"}
-#: These drop the credentials before anything is made of the dict.
-_ALLOWED = {("rpc/parse.py", "MessageToDict"), ("rpc/pages.py", "MessageToDict")}
+#: This drops the credentials before anything is made of the dict.
+_ALLOWED = {("rpc/pages.py", "MessageToDict")}
 
 
 def _printed(tree: ast.AST) -> Iterator[tuple[str, ast.expr]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +13,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.catalog import tasks
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.catalog.rows import LockMode, LockWish, TaskKind, TaskRow
 from holdfast_server.storage.policy import FolderPolicy
+from holdfast_server.tasks.archive_target import ArchiveTarget
+from holdfast_server.tasks.backup import BackupHandler
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.housekeeping import Housekeeper
+from holdfast_server.tasks.repositories import RepositoryRegistry
 from holdfast_server.tasks.run import Outcome, TaskRun
+from holdfast_server.tasks.snapshot_target import SnapshotTarget
 from holdfast_server.tasks.wallet_keys import WalletKeys
 from holdfast_server.tasks.wallet_reader import WalletReader
 from holdfast_server.tasks.worker import Worker
@@ -87,6 +93,13 @@ class ScriptedHandler:
         self.abandoned.append(failed)
 
 
+class InProcess:
+    """Runs the reader process's functions at once, where the tests look."""
+
+    def run(self, function: Callable[..., Any], *args: Any, wanted: Callable[[], bool] = lambda: True) -> Any:
+        return function(*args)
+
+
 class World:
     """Everything that tasks need, and short words for what tests do with it."""
 
@@ -109,6 +122,10 @@ class World:
     def wallet_keys(self, policy: FolderPolicy) -> WalletKeys:
         """An edge's, for wallets that nobody unlocks: its reader process is never started."""
         return WalletKeys(self.database, policy, WalletReader(), self.clock)
+
+    def repositories(self, policy: FolderPolicy, data_dir: Path = Path("/nowhere")) -> RepositoryRegistry:
+        """An edge's, likewise; by default one that knows no repository."""
+        return RepositoryRegistry(self.database, policy, WalletReader(), self.clock, os.fsencode(data_dir))
 
     def create(
         self,
@@ -173,3 +190,16 @@ def database(empty_catalog: Path, tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def world(database: Database) -> World:
     return World(database)
+
+
+def backup_handler(world: World, policy: FolderPolicy, pool: CompressorPool, data_dir: bytes) -> BackupHandler:
+    """What does BACKUP tasks in a worker, put together as `app` does it."""
+    return BackupHandler(
+        world.database,
+        policy,
+        ArchiveTarget(world.database, policy, pool, world.clock),
+        SnapshotTarget(world.database, pool, world.clock, data_dir),
+        world.clock,
+        data_dir,
+        "test",
+    )

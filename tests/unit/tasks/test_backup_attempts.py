@@ -16,15 +16,13 @@ from holdfast_server.catalog import backups
 from holdfast_server.catalog.rows import BackupState, SourceKind, TaskRow, TaskState
 from holdfast_server.core import publish as publish_module
 from holdfast_server.storage.policy import FolderPolicy
-from holdfast_server.tasks import backup as backup_module
-from holdfast_server.tasks import publishing
-from holdfast_server.tasks.backup import BackupHandler
+from holdfast_server.tasks import archive_target, publishing
 from holdfast_server.tasks.backup_orders import BackupOrder, BackupOrders
 from holdfast_server.tasks.sources import SourceOrder, SourceRegistry
 from holdfast_server.tasks.worker import Worker
 from tests.harness import sha256_of
 from tests.keys import PUBLIC
-from tests.unit.tasks.conftest import World
+from tests.unit.tasks.conftest import World, backup_handler
 
 SIDECAR = ".holdfast.json"
 
@@ -42,7 +40,7 @@ class Fixture:
         self.folder = base / "archives"
         self.folder.mkdir()
         policy = FolderPolicy(str(data_dir), ["/"])
-        self.handler = BackupHandler(world.database, policy, pool, world.clock, os.fsencode(data_dir), "test")
+        self.handler = backup_handler(world, policy, pool, os.fsencode(data_dir))
         world.handler = self.handler  # type: ignore[assignment]
         self.registry = SourceRegistry(world.database, policy, world.clock)
         self.orders = BackupOrders(world.database, world.engine, policy, world.clock, world.wallet_keys(policy))
@@ -220,7 +218,7 @@ def test_a_cancel_between_two_sources_keeps_the_finished_one_and_says_so(
     fixture: Fixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = fixture.order(fixture.source("a"), fixture.source("b"))
-    original: Any = backup_module.write_archive
+    original: Any = archive_target.write_archive
     calls: list[int] = []
 
     def write(*arguments: Any) -> Any:
@@ -229,7 +227,7 @@ def test_a_cancel_between_two_sources_keeps_the_finished_one_and_says_so(
             fixture.world.engine.cancel(task.task_id)
         return original(*arguments)
 
-    monkeypatch.setattr(backup_module, "write_archive", write)
+    monkeypatch.setattr(archive_target, "write_archive", write)
     assert fixture.execute(task.task_id) == "cancelled"
     fixture.assert_one(task.task_id, 1)
     cleanup = fixture.world.row(task.task_id).cleanup

@@ -22,6 +22,7 @@ from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks import backup_life as module
 from holdfast_server.tasks.backup_life import BackupLife
 from holdfast_server.tasks.restore import RestoreOrder, RestoreOrders
+from holdfast_server.tasks.snapshot_life import SnapshotLife
 from holdfast_server.tasks.stored import find_backup
 from holdfast_server.tasks.verify import VerifyOrders
 from tests.unit.tasks.conftest import World
@@ -46,7 +47,8 @@ class Place:
 
     def another(self, hours: float = 24.0) -> BackupLife:
         """One more, as another process has it."""
-        return BackupLife(self.world.database, self.world.clock, hours, self.base / "trash.lock")
+        snapshots = SnapshotLife(self.world.database, self.world.clock, os.fsencode(self.base))
+        return BackupLife(self.world.database, self.world.clock, hours, self.base / "trash.lock", snapshots)
 
     def backup(self, name: str = "a.zip", **values: Any) -> BackupRow:
         now = self.world.clock.now()
@@ -445,8 +447,10 @@ def test_a_locked_backup_survives_every_race_with_a_deletion(place: Place) -> No
 
 def test_a_deletion_and_a_reader_never_both_win(place: Place) -> None:
     policy = FolderPolicy(str(place.base / "archives"), ["/"])
-    verifications = VerifyOrders(place.world.engine)
-    restores = RestoreOrders(place.world.engine, policy, place.world.clock, place.world.wallet_keys(policy))
+    world = place.world
+    keys, repositories = world.wallet_keys(policy), world.repositories(policy, place.base / "data")
+    verifications = VerifyOrders(world.engine, repositories)
+    restores = RestoreOrders(world.engine, policy, world.clock, keys, repositories)
     for number in range(20):
         row = place.backup()
         made: list[str] = []
@@ -474,7 +478,8 @@ def test_a_deletion_and_a_reader_never_both_win(place: Place) -> None:
 def test_deleting_taking_back_and_purging_at_once_loses_nothing(place: Place) -> None:
     """Two processes' worth of movers on one backup; at the end catalog and folder agree."""
     second = Database(place.world.database.url, busy_timeout=30.0)
-    lives = [place.life, BackupLife(second, place.world.clock, 24.0, place.base / "trash.lock")]
+    snapshots = SnapshotLife(second, place.world.clock, os.fsencode(place.base))
+    lives = [place.life, BackupLife(second, place.world.clock, 24.0, place.base / "trash.lock", snapshots)]
     row = place.backup()
 
     def many(act: Callable[[BackupLife], Any], life: BackupLife) -> Callable[[], None]:

@@ -21,7 +21,16 @@ from holdfast_server.catalog.requests import RequestKey
 from holdfast_server.catalog.rows import TaskKind, TaskRow, TaskState
 from holdfast_server.catalog.wallet_keys import UnlockRow
 from holdfast_server.errors import FailedPrecondition, Reason, Unavailable
-from holdfast_server.tasks.credentials import SECRET_SECONDS, WALLET_KEY, Binding, Credentials, WorkerKey, seal
+from holdfast_server.tasks.credentials import (
+    CONTENT_KEYS,
+    HIDDEN,
+    SECRET_SECONDS,
+    WALLET_KEY,
+    Binding,
+    Credentials,
+    WorkerKey,
+    seal,
+)
 from holdfast_server.tasks.engine import NewTask
 from holdfast_server.tasks.run import Outcome, TaskRun
 from holdfast_server.wallets.envelope import KeyParameters, WalletKey
@@ -81,7 +90,11 @@ def assert_key_required(row: TaskRow) -> None:
 # -- sealed and opened ---------------------------------------------------------------------------------------------
 
 
-@given(kind=st.sampled_from([*KINDS, WALLET_KEY]), secret=st.text(max_size=2000), expires=st.integers(0, 2**62))
+@given(
+    kind=st.sampled_from([*KINDS, WALLET_KEY, CONTENT_KEYS, HIDDEN]),
+    secret=st.text(max_size=2000),
+    expires=st.integers(0, 2**62),
+)
 def test_what_is_sealed_is_opened(key: WorkerKey, kind: str, secret: str, expires: int) -> None:
     binding = replace(BINDING, expires=expires)
     assert key.open(seal(kind, secret, key.public, binding), binding) == (kind, secret)
@@ -90,7 +103,7 @@ def test_what_is_sealed_is_opened(key: WorkerKey, kind: str, secret: str, expire
 def test_only_this_task_this_worker_this_wallet_and_this_expiry_open_it(key: WorkerKey) -> None:
     sealed = seal("age_identity", CANARY, key.public, BINDING)
     assert key.open(sealed, BINDING) is not None
-    for other in ({"task_id": "another"}, {"expires": 8}, {"source_id": "wallet"}, {"owner": SECOND}):
+    for other in ({"task_id": "another"}, {"expires": 8}, {"resource": "source:wallet"}, {"owner": SECOND}):
         assert key.open(sealed, replace(BINDING, **other)) is None
     assert WorkerKey(FIRST).open(sealed, BINDING) is None
     for_another = seal("age_identity", CANARY, key.public, replace(BINDING, owner=SECOND))
@@ -114,7 +127,11 @@ def test_sealed_bytes_tell_nothing(key: WorkerKey) -> None:
     assert seal("passphrase", "x", key.public, BINDING) != short
 
 
-@pytest.mark.parametrize("values", [{kind: CANARY} for kind in KINDS] + [{"wallet_keys": (CANARY,)}])
+@pytest.mark.parametrize(
+    "values",
+    [{kind: CANARY} for kind in KINDS]
+    + [{"wallet_keys": (CANARY,)}, {"content_keys": {"r": CANARY}}, {"hidden": {"paths": [CANARY]}}],
+)
 def test_credentials_show_nothing_and_are_not_pickled(values: dict[str, Any]) -> None:
     one = Credentials(**values)
     order = NewTask(TaskKind.VERIFY, "admin", {}, [], [], credentials=one)
@@ -137,9 +154,13 @@ def test_a_call_has_at_most_one_secret_and_credentials_hold_something() -> None:
 
 
 def test_what_was_sealed_one_by_one_is_put_together() -> None:
-    whole = Credentials.assemble([("wallet_password", "p"), (WALLET_KEY, "k1"), (WALLET_KEY, "k2"), (WALLET_KEY, "k1")])
+    keys = [(WALLET_KEY, "k1", "source:a"), (WALLET_KEY, "k2", "source:b"), (WALLET_KEY, "k1", "source:c")]
+    whole = Credentials.assemble([("wallet_password", "p", ""), *keys])
     assert (whole.call_secret, whole.wallet_keys) == (("wallet_password", "p"), ("k1", "k2"))
-    assert Credentials.assemble([(WALLET_KEY, "k1")]).call_secret is None
+    assert Credentials.assemble(keys[:1]).call_secret is None
+    contents = [(CONTENT_KEYS, "c", "repository:source:a"), (HIDDEN, '{"paths": ["é"]}', "request")]
+    whole = Credentials.assemble(contents)
+    assert (whole.content_keys, whole.hidden) == ({"source:a": "c"}, {"paths": ["é"]})
 
 
 # -- from the edge to the worker -----------------------------------------------------------------------------------
@@ -313,7 +334,9 @@ def create_with_keys(world: World, *keys: WalletKey, **secret: str) -> TaskRow:
 def expiries(world: World) -> dict[str, int]:
     s = schema.task_secrets
     with world.database.read() as connection:
-        return {row[0]: row[1] for row in connection.execute(sa.select(s.c.source_id, s.c.expires))}
+        return {
+            row[0].removeprefix("source:"): row[1] for row in connection.execute(sa.select(s.c.resource, s.c.expires))
+        }
 
 
 def keys_at_work(world: World) -> list[list[bool]]:

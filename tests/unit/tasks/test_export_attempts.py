@@ -34,8 +34,8 @@ class Exports(Fixture):
         assert result is not None
         self.backup_id = result["backup_ids"][0]
         policy = FolderPolicy(str(base / "data"), ["/"])
-        world.handler = ExportHandler(world.database, policy, pool, world.clock, "test")  # type: ignore[assignment]
-        self.exports = ExportOrders(world.engine, policy, world.clock)
+        world.handler = ExportHandler(world.database, policy, pool, world.clock, b"/nowhere", "test")  # type: ignore[assignment]
+        self.exports = ExportOrders(world.engine, policy, world.clock, world.repositories(policy, base))
         self.recipients = recipients
         self.out = base / "out"
         self.out.mkdir()

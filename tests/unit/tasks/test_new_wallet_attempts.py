@@ -36,8 +36,9 @@ class NewWallets(Fixture):
         self.registry.register(SourceOrder(os.fsencode(self.wallet), SourceKind.WALLET, "wallet"), None)
         self.backup_ids = [self._backup() for _ in range(2)]
         policy = FolderPolicy(str(base / "data"), ["/"])
-        world.handler = RestoreHandler(world.database, policy, world.clock)  # type: ignore[assignment]
-        self.restores = RestoreOrders(world.engine, policy, world.clock, world.wallet_keys(policy))
+        world.handler = RestoreHandler(world.database, policy, world.clock, os.fsencode(base / "data"))  # type: ignore[assignment]
+        keys, repositories = world.wallet_keys(policy), world.repositories(policy, base / "data")
+        self.restores = RestoreOrders(world.engine, policy, world.clock, keys, repositories)
         self.target = base / "target"
         self.wanted = snapshot(self.wallet)
 

@@ -171,10 +171,12 @@ def test_an_export_is_never_taken_for_a_backup(lost: Lost, sealed: bool) -> None
     """It lies beside its backup, and only that comes back."""
     old, world = lost.backup(lost.made.source("photos")), lost.made.world
     policy = FolderPolicy(str(lost.made.base / "data"), ["/"])
-    world.handler = ExportHandler(world.database, policy, lost.pool, world.clock, "test")  # type: ignore[assignment]
+    world.handler = ExportHandler(world.database, policy, lost.pool, world.clock, b"/no", "test")  # type: ignore[assignment]
     recipients = (str(x25519.Identity.generate().to_public()),) if sealed else ()
     order = ExportOrder(old.backup_id, os.fsencode(lost.folder), ArchiveFormat.ZIP, recipients=recipients)
-    task = ExportOrders(world.engine, policy, world.clock).create(order, "admin", None)
+    task = ExportOrders(world.engine, policy, world.clock, world.repositories(policy, lost.made.base)).create(
+        order, "admin", None
+    )
     assert lost.made.execute(task.task_id) == "completed"
     result = world.row(task.task_id).result
     assert result is not None

@@ -34,8 +34,9 @@ class Restores(Fixture):
         assert result is not None
         self.backup_id = result["backup_ids"][0]
         policy = FolderPolicy(str(base / "data"), ["/"])
-        world.handler = RestoreHandler(world.database, policy, world.clock)  # type: ignore[assignment]
-        self.restores = RestoreOrders(world.engine, policy, world.clock, world.wallet_keys(policy))
+        world.handler = RestoreHandler(world.database, policy, world.clock, os.fsencode(base / "data"))  # type: ignore[assignment]
+        keys, repositories = world.wallet_keys(policy), world.repositories(policy, base / "data")
+        self.restores = RestoreOrders(world.engine, policy, world.clock, keys, repositories)
         self.target = base / "target"
         self.wanted = snapshot(base / "source")
 

@@ -15,11 +15,10 @@ from holdfast_server.catalog import backups
 from holdfast_server.catalog.rows import BackupState, TaskRow, TaskState
 from holdfast_server.core.wallet_files import WalletFiles
 from holdfast_server.core.wallet_folder import WalletFolder
-from holdfast_server.tasks import backup as backup_module
-from holdfast_server.tasks.backup import BackupHandler
+from holdfast_server.tasks import archive_target
 from holdfast_server.tasks.wallet_reader import WalletReader
 from tests.unit.core.wallets import CANARY, exposed, harmless
-from tests.unit.tasks.conftest import World
+from tests.unit.tasks.conftest import World, backup_handler
 from tests.unit.tasks.test_wallet_keys import Fixture
 
 PASSWORD = "correct horse"
@@ -38,7 +37,7 @@ class Backups(Fixture):
     def __init__(self, world: World, base: Path, reader: WalletReader, pool: CompressorPool) -> None:
         super().__init__(world, base, reader)
         data_dir = os.fsencode(base / "data")
-        world.handler = BackupHandler(world.database, self.policy, pool, world.clock, data_dir, "test")  # type: ignore[assignment]
+        world.handler = backup_handler(world, self.policy, pool, data_dir)  # type: ignore[assignment]
         self.worker = world.new_worker("00000000-0000-0000-0000-000000000099")
 
     def filled(self, name: str) -> Path:
@@ -130,7 +129,7 @@ def test_the_wallet_is_held_while_it_is_backed_up(fixture: Backups, monkeypatch:
     path = fixture.filled("a")
     (path / ".holdfast").mkdir()
     lock = os.open(path / ".holdfast/lock", os.O_RDWR | os.O_CREAT, 0o600)
-    original: Any = backup_module.write_archive
+    original: Any = archive_target.write_archive
     held: list[bool] = []
 
     def write(*arguments: Any) -> Any:
@@ -140,7 +139,7 @@ def test_the_wallet_is_held_while_it_is_backed_up(fixture: Backups, monkeypatch:
             held.append(True)
         return original(*arguments)
 
-    monkeypatch.setattr(backup_module, "write_archive", write)
+    monkeypatch.setattr(archive_target, "write_archive", write)
     assert fixture.run(fixture.order("a")).state == TaskState.COMPLETED
     assert held == [True]
     # And who moves its coins is waited for, not overtaken.

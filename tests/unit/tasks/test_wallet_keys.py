@@ -301,7 +301,7 @@ def test_the_tick_forgets_what_another_edge_locked(fixture: Fixture) -> None:
     fixture.keys.unlock("a", PASSWORD, 60)
     fixture.elsewhere.lock("a")
     fixture.keys.tick()
-    assert fixture.keys._held == {}
+    assert fixture.keys._held.present() == {}
 
 
 def test_an_unregistered_wallet_forgets_its_password(fixture: Fixture) -> None:

@@ -1,0 +1,146 @@
+"""Repositories: created, shown, unlocked for a while and locked."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from holdfast.connection import Connection
+from holdfast.convert import from_message, to_duration, to_number, to_task, wire_path
+from holdfast.credentials import Credentials, wire_credentials
+from holdfast.enums import VerifyLevel
+from holdfast.errors import BadConfiguration
+from holdfast.models import CheckRepositoryResult
+from holdfast.pages import pages
+from holdfast.repository_models import CreatedRepository, Repository
+from holdfast.task import TaskHandle
+from holdfast.v1 import backup_pb2, repository_pb2, repository_service_pb2
+
+__all__ = ["NewKey", "Repositories"]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class NewKey:
+    """A key slot to make: opened by a passphrase, by the content of a key file, or by a recovery key that the server
+    makes and shows once. Exactly one of the three."""
+
+    passphrase: str | None = None
+    private_key: str | None = None
+    recovery: bool = False
+    display_name: str = ""
+
+    def __post_init__(self) -> None:
+        if sum((self.passphrase is not None, self.private_key is not None, self.recovery)) != 1:
+            raise BadConfiguration(
+                "a key slot is opened by exactly one secret", remedy="Give one of passphrase, private_key, recovery."
+            )
+
+    def __repr__(self) -> str:
+        return "NewKey(hidden)"
+
+
+class Repositories:
+    """`client.repositories`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def create(
+        self,
+        repository_id: str,
+        folder: str | os.PathLike[str],
+        *,
+        create_folder: bool = False,
+        sealed: bool = False,
+        keys: Iterable[NewKey] = (),
+        compression_level: int | None = None,
+        display_name: str = "",
+        request_id: str | None = None,
+    ) -> CreatedRepository:
+        """Make a repository in an empty folder of the server; `folder` is absolute.
+
+        `sealed`: the server keeps no key that opens contents or names, so `keys` must hold what does, and calls that
+        read content need it. The recovery key, if one is asked for, comes with this answer and never again. Raises
+        AlreadyExists/REPOSITORY_EXISTS, and FailedPrecondition for a folder that will not do.
+        """
+        request = repository_service_pb2.CreateRepositoryRequest(
+            repository_id=repository_id,
+            display_name=display_name,
+            location=wire_path(folder),
+            create_folder=create_folder,
+            sealed=sealed,
+            keys=[_wire_key(key) for key in keys],
+            compression_level=compression_level,
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        reply = self._connection.create(self._connection.repositories.CreateRepository, request)
+        return from_message(CreatedRepository, reply)
+
+    def get(self, repository_id: str) -> Repository:
+        """With statistics. Raises NotFound/REPOSITORY_NOT_FOUND."""
+        request = repository_service_pb2.GetRepositoryRequest(repository_id=repository_id)
+        return from_message(Repository, self._connection.call(self._connection.repositories.GetRepository, request))
+
+    def list(self, *, page_size: int = 0) -> Iterator[Repository]:
+        """All repositories by id, without statistics."""
+        request = repository_service_pb2.ListRepositoriesRequest(page_size=page_size)
+        call = self._connection.repositories.ListRepositories
+        return pages(self._connection, call, request, "repositories", Repository)
+
+    def unlock(
+        self, repository_id: str, credentials: Credentials, *, ttl: timedelta | float | None = None
+    ) -> Repository:
+        """Open a sealed repository, so that calls need no credentials for `ttl` (seconds or a span, 1 s to 1 h;
+        15 minutes if None).
+
+        `Credentials(passphrase=...)`, or `Credentials(private_key=...)` for the content of a key file or a recovery
+        key. Raises FailedPrecondition/KEY_WRONG.
+        """
+        request = repository_service_pb2.UnlockRepositoryRequest(
+            repository_id=repository_id,
+            credentials=wire_credentials(credentials),
+            ttl=None if ttl is None else to_duration(ttl),
+        )
+        return from_message(Repository, self._connection.call(self._connection.repositories.UnlockRepository, request))
+
+    def check(
+        self,
+        repository_id: str,
+        level: VerifyLevel | str | None = None,
+        *,
+        percent: int | None = None,
+        credentials: Credentials | None = None,
+        request_id: str | None = None,
+    ) -> TaskHandle[CheckRepositoryResult]:
+        """Start a check of a whole repository, or above STRUCTURE of `percent` (1 to 100) of what its packs hold;
+        later checks go on where the last one stopped. Without `level` everything is read and unpacked.
+
+        `credentials` open a sealed repository that is not unlocked, and are needed for READ_DATA alone. Damage ends the
+        task FAILED with DATA_LOSS/CHECKSUM_MISMATCH and a result that says what is lost.
+        """
+        request = repository_service_pb2.CheckRepositoryRequest(
+            repository_id=repository_id,
+            level=to_number(backup_pb2.VerifyLevel, level),
+            percent=percent,
+            credentials=wire_credentials(credentials),
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        task = to_task(self._connection.create(self._connection.repositories.CheckRepository, request))
+        return TaskHandle(self._connection, task)
+
+    def lock(self, repository_id: str) -> Repository:
+        """Forget the repository's key at once; no error if it was locked."""
+        request = repository_service_pb2.LockRepositoryRequest(repository_id=repository_id)
+        return from_message(Repository, self._connection.call(self._connection.repositories.LockRepository, request))
+
+
+def _wire_key(key: NewKey) -> repository_pb2.NewKey:
+    return repository_pb2.NewKey(
+        passphrase=key.passphrase,
+        private_key=key.private_key,
+        recovery=repository_pb2.NewKey.Recovery() if key.recovery else None,
+        display_name=key.display_name,
+    )

@@ -1,0 +1,90 @@
+"""Repositories, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from holdfast.enums import RepositoryKeyKind, RepositoryState
+
+__all__ = [
+    "CreatedRepository",
+    "LogPosition",
+    "Repository",
+    "RepositoryKey",
+    "RepositoryReceipt",
+    "RepositoryStatistics",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryKey:
+    """A key slot, without its secret."""
+
+    key_id: str
+    kind: RepositoryKeyKind
+    display_name: str
+    create_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryStatistics:
+    """Sizes in bytes and counts; `original_size` is what all files of all snapshots would take."""
+
+    snapshots: int
+    objects: int
+    packs: int
+    chunks: int
+    original_size: int
+    deduplicated_size: int
+    stored_size: int
+    unused_size: int
+    count_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogPosition:
+    """The newest entry seen of one writer's log."""
+
+    writer_id: str
+    sequence: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryReceipt:
+    """Proof of the newest log state seen, signed by the service: a store that later shows less was rolled back."""
+
+    time: datetime | None
+    positions: tuple[LogPosition, ...]
+    signature: bytes
+    public_key: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """A deduplicated, encrypted store of snapshots. `unlock_expire_time`: None while it is locked or not sealed."""
+
+    repository_id: str
+    display_name: str
+    location: str
+    state: RepositoryState
+    sealed: bool
+    format_version: int
+    compression_level: int
+    keys: tuple[RepositoryKey, ...]
+    key_epoch: int
+    create_time: datetime | None
+    update_time: datetime | None
+    unlock_expire_time: datetime | None
+    statistics: RepositoryStatistics | None
+    receipt: RepositoryReceipt | None
+    last_check_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatedRepository:
+    """A new repository, and its recovery key if one was asked for: keep it, it is shown nowhere else."""
+
+    repository: Repository
+    recovery_key: str | None = field(repr=False)

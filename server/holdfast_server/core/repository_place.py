@@ -1,0 +1,271 @@
+"""A repository that this service knows: where it lies, which one it must be, and which keys the data directory holds.
+
+Everything that opens one goes through `open_place`. The functions at the end are those that the edge has its reader
+process run: they derive keys, read and count.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+from holdfast_server.errors import DataLoss, FailedPrecondition, HoldfastError, Reason, Unavailable
+from holdfast_server.repository import ContentKeys, LogHead, LogVector, Repository, RepositoryKeys, count_chunks
+from holdfast_server.storage.descent import DIRECTORY_FLAGS
+from holdfast_server.storage.folder import OpenFolder, open_folder
+from holdfast_server.storage.local import translate_os_error
+from holdfast_server.storage.local_objects import LocalObjects
+from holdfast_server.storage.names import escape
+
+__all__ = [
+    "LogHeads",
+    "OpenRepository",
+    "PlaceLook",
+    "RepositoryPlace",
+    "SignedReceipt",
+    "content_text",
+    "counts_of",
+    "heads_of",
+    "look_at_place",
+    "open_content",
+    "open_place",
+    "require_newest",
+    "store_unreachable",
+]
+
+
+#: How long a call counts; the reader process has other things to do.
+_COUNT_SECONDS = 10.0
+
+#: Newest log entries as the catalog keeps them: {writer id: [sequence, hash in hexadecimal]}.
+LogHeads = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryPlace:
+    """Where a repository and its keys lie. `location` and `keys_folder` are absolute folders; `fingerprint` is that of
+    its config. No secret."""
+
+    repository_id: str
+    location: bytes
+    keys_folder: bytes
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SignedReceipt:
+    """Proof of the newest log entries seen: (writer id, sequence, hash) of each writer, signed by this node."""
+
+    time_us: int
+    positions: tuple[tuple[str, int, bytes], ...]
+    signature: bytes
+    public_key: bytes
+
+    def heads(self) -> LogHeads:
+        return {writer: [sequence, hash_.hex()] for writer, sequence, hash_ in self.positions}
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceLook:
+    """What a look at a repository gave; `counts` by the names of the API, None where they were not counted, or not in
+    time."""
+
+    receipt: SignedReceipt
+    counts: dict[str, int] | None
+
+
+class OpenRepository:
+    """A repository with its keys, closed on leaving the `with` block. `folder` is where it lies.
+
+    `repository` raises as `Repository.open`, when it is first asked for.
+    """
+
+    def __init__(self, place: RepositoryPlace, folder: OpenFolder, store: LocalObjects, keys: RepositoryKeys) -> None:
+        """Takes over `folder` and `store`."""
+        self.place = place
+        self.folder = folder
+        self.store = store
+        self.keys = keys
+
+    @cached_property
+    def repository(self) -> Repository:
+        return Repository.open(self.store, self.keys, self.place.fingerprint)
+
+    @property
+    def repository_id(self) -> str:
+        return self.place.repository_id
+
+    def close(self) -> None:
+        self.store.close()
+        self.folder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_place(place: RepositoryPlace, *, look: bool = True) -> OpenRepository:
+    """Open a repository for a worker or the reader process; without `look` its config is not read yet.
+
+    Raises Unavailable/STORAGE_UNREACHABLE when its folder or its config is not there, FailedPrecondition/KEY_REQUIRED
+    when the data directory has lost its keys, FailedPrecondition/REPOSITORY_REPLACED and DataLoss/CHECKSUM_MISMATCH as
+    `Repository.open`.
+    """
+    keys = _load_keys(place)
+    try:
+        folder = open_folder(place.location, "location")
+    except HoldfastError as error:
+        raise store_unreachable(place.repository_id, place.location) from error
+    try:
+        store = LocalObjects(folder.fd, folder.display)
+    except BaseException:
+        folder.close()
+        raise
+    opened = OpenRepository(place, folder, store, keys)
+    try:
+        if look:
+            _ = opened.repository
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def open_content(opened: OpenRepository, secret: str) -> ContentKeys:
+    """What a passphrase, the content of a key file or a recovery key opens; a passphrase takes the time and memory that
+    its slot asks for. Raises FailedPrecondition/KEY_WRONG."""
+    try:
+        return opened.repository.unlock(secret)
+    except FailedPrecondition as error:
+        if error.reason is not Reason.KEY_WRONG:
+            raise
+        text = f"this opens no key slot of repository {opened.repository_id}"
+        raise FailedPrecondition(
+            Reason.KEY_WRONG, text, metadata={**error.metadata, "repository_id": opened.repository_id}
+        ) from error
+
+
+def content_text(place: RepositoryPlace, secret: str) -> str:
+    """The content keys that a secret opens, as text. Raises as `open_place` and `open_content`."""
+    with open_place(place) as opened:
+        return open_content(opened, secret).to_text()
+
+
+def look_at_place(place: RepositoryPlace, seen: LogHeads, now_us: int, count: bool) -> PlaceLook:
+    """What is there now, and whether it is all that was there before. `seen` are the newest log entries known.
+
+    Raises as `open_place`, DataLoss/REPOSITORY_ROLLED_BACK when the log lacks what was seen, and
+    DataLoss/CHECKSUM_MISMATCH for a damaged log entry or snapshot.
+    """
+    with open_place(place) as opened:
+        receipt = opened.repository.receipt(now_us)
+        _require_newest(place, receipt.vector, seen)
+        return PlaceLook(
+            receipt=SignedReceipt(
+                time_us=receipt.time_us,
+                positions=tuple((writer.hex(), head.sequence, head.hash) for writer, head in receipt.vector.items()),
+                signature=receipt.signature,
+                public_key=receipt.public_key,
+            ),
+            counts=_counts_in_time(opened) if count else None,
+        )
+
+
+def require_newest(opened: OpenRepository, seen: LogHeads) -> None:
+    """Raises DataLoss/REPOSITORY_ROLLED_BACK when the log lacks an entry that was seen before: what is written now
+    would begin another history. Reads one entry of each writer, and raises DataLoss/CHECKSUM_MISMATCH for a damaged
+    one."""
+    _require_newest(opened.place, opened.repository.log_heads(), seen)
+
+
+def heads_of(opened: OpenRepository) -> dict[str, list[Any]]:
+    """The newest log entries, as the catalog keeps them. Raises DataLoss/CHECKSUM_MISMATCH for a damaged one."""
+    vector = opened.repository.log_heads()
+    return {writer.hex(): [head.sequence, head.hash.hex()] for writer, head in vector.items()}
+
+
+def counts_of(opened: OpenRepository, check: Callable[[], None]) -> dict[str, int]:
+    """Sizes and counts of a repository by the names of the API. `check` may raise; takes a second for some hundred
+    thousand chunks. Raises DataLoss/CHECKSUM_MISMATCH for what is damaged."""
+    found = opened.repository.statistics()
+    chunks = count_chunks(opened.repository, check)
+    return {
+        "snapshots": found.snapshots,
+        "objects": found.objects,
+        "packs": found.packs,
+        "chunks": chunks.chunks,
+        "original_size": found.original_size,
+        "deduplicated_size": chunks.size,
+        "stored_size": found.stored_size,
+        "unused_size": chunks.unused_size,
+    }
+
+
+class _LateError(Exception):
+    """Counting took too long for a call."""
+
+
+def _counts_in_time(opened: OpenRepository) -> dict[str, int] | None:
+    deadline = time.monotonic() + _COUNT_SECONDS
+
+    def check() -> None:
+        if time.monotonic() > deadline:
+            raise _LateError
+
+    try:
+        return counts_of(opened, check)
+    except _LateError:
+        return None
+
+
+def _require_newest(place: RepositoryPlace, vector: LogVector, seen: LogHeads) -> None:
+    known = LogVector(
+        {bytes.fromhex(writer): LogHead(number, bytes.fromhex(hash_)) for writer, (number, hash_) in seen.items()}
+    )
+    if behind := vector.behind(known):
+        raise _rolled_back(place, behind[0].hex(), known[behind[0]].sequence)
+
+
+def _rolled_back(place: RepositoryPlace, writer_id: str, sequence: int) -> DataLoss:
+    return DataLoss(
+        Reason.REPOSITORY_ROLLED_BACK,
+        f"repository {place.repository_id} was rolled back: its log held entry {sequence} of writer {writer_id}, and "
+        "holds it no more",
+        metadata={"repository_id": place.repository_id, "writer_id": writer_id, "sequence": str(sequence)},
+    )
+
+
+def store_unreachable(repository_id: str, location: bytes) -> Unavailable:
+    shown = escape(location)
+    return Unavailable(
+        Reason.STORAGE_UNREACHABLE,
+        f"repository {repository_id} cannot be reached at {shown}",
+        metadata={"repository_id": repository_id, "location": shown},
+    )
+
+
+def _load_keys(place: RepositoryPlace) -> RepositoryKeys:
+    try:
+        fd = os.open(place.keys_folder, DIRECTORY_FLAGS)
+        try:
+            return RepositoryKeys.load(fd)
+        finally:
+            os.close(fd)
+    except FileNotFoundError as error:
+        raise FailedPrecondition(
+            Reason.KEY_REQUIRED,
+            f"the data directory has lost the keys of repository {place.repository_id}: put "
+            f"{escape(place.keys_folder)} back from a copy of the data directory",
+            metadata={"repository_id": place.repository_id, "path": escape(place.keys_folder)},
+        ) from error
+    except OSError as error:
+        raise translate_os_error(error, f"reading the keys of repository {place.repository_id}") from error
+    except DataLoss as error:
+        error.metadata.setdefault("repository_id", place.repository_id)
+        raise

@@ -1,0 +1,87 @@
+"""What checks of repositories and of snapshots share: how they report, and what they say in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from holdfast_server.core.control import Problem
+from holdfast_server.errors import DataLoss, Reason
+from holdfast_server.repository import BackupDamage, CheckReport, CheckWatch, Damage
+from holdfast_server.storage.names import escape
+from holdfast_server.tasks.run import TaskRun
+
+__all__ = ["FILE_LOST", "OBJECT_DAMAGED", "TaskWatch", "damage_error", "damage_record"]
+
+OBJECT_DAMAGED = "OBJECT_DAMAGED"
+FILE_LOST = "FILE_LOST"
+
+_SHOWN = 100
+_PHASES = {"objects": "checking", "packs": "checking packs", "data": "reading packs", "snapshots": "checking backups"}
+
+
+class TaskWatch(CheckWatch):
+    """Tells a task how its check goes on. `sources` are source ids by backup id; without `names` no path is kept."""
+
+    def __init__(self, run: TaskRun, sources: Mapping[str, str], *, names: bool) -> None:
+        self._run = run
+        self._sources = sources
+        self._names = names
+        #: The first lost paths of each backup.
+        self.paths: dict[str, list[str]] = {}
+
+    def check(self) -> None:
+        self._run.control.check()
+
+    def phase(self, name: str) -> None:
+        self._run.progress.begin(_PHASES[name])
+
+    def expect(self, size: int) -> None:
+        self._run.progress.set_totals(size, 0, work=1.0)
+
+    def advance(self, size: int) -> None:
+        self._run.progress.count(size)
+
+    def damaged(self, damage: Damage) -> None:
+        self._run.problem(
+            Problem(b"", OBJECT_DAMAGED, f"{damage.object}: {damage.detail}"), source_id="", backup_id=None
+        )
+
+    def lost(self, run_id: str, path: bytes) -> None:
+        if not self._names:
+            return
+        paths = self.paths.setdefault(run_id, [])
+        if len(paths) < _SHOWN:
+            paths.append(escape(path))
+        source_id = self._sources.get(run_id, "")
+        self._run.problem(Problem(path, FILE_LOST, "it cannot be restored"), source_id=source_id, backup_id=run_id)
+
+
+def damage_record(damage: BackupDamage, files: int | None, watch: TaskWatch) -> dict[str, Any]:
+    """A `BackupDamage` of the API. `files` is how many the backup has, None if unknown."""
+    record: dict[str, Any] = {
+        "backup_id": damage.run_id,
+        "chunks_lost": damage.chunks,
+        "paths": watch.paths.get(damage.run_id, []),
+    }
+    lost = files if damage.whole else None if damage.files is None else damage.files + damage.unnamed
+    if lost is not None:
+        record["files_lost"] = lost
+    return record
+
+
+def damage_error(what: str, report: CheckReport, metadata: Mapping[str, str]) -> DataLoss:
+    """The error for a check that found something."""
+    found = []
+    if report.damaged:
+        found.append(f"{len(report.damaged)} damaged or missing object(s), the first {report.damaged[0].object}")
+    if report.backups_damaged:
+        found.append(f"{len(report.backups_damaged)} backup(s) that lost something")
+    numbers = {
+        "damaged_objects": str(len(report.damaged)),
+        "damaged_backups": str(len(report.backups_damaged)),
+        "objects": " ".join(one.object for one in report.damaged[:10]),
+    }
+    return DataLoss(
+        Reason.CHECKSUM_MISMATCH, f"{what} is damaged: {' and '.join(found)}", metadata={**metadata, **numbers}
+    )
