@@ -58,6 +58,7 @@ def main() -> int:
         for row, source in zip(rows, (wallet, directory), strict=True):
             verify_restore_compare(row, source)
         move_coins(wallet)
+        fill_repository(directory)
     print_table(rows, time.monotonic() - started)
     return 0
 
@@ -234,6 +235,28 @@ def move_coins(wallet: Path) -> None:
     command(*restore, "--password-file", str(password))
     for source_id in ("wallet", "second", "again"):
         command("holdfast", "wallet", "balance", source_id)
+
+
+def fill_repository(directory: Path) -> None:
+    """Back up both sources into a repository, twice: the second time stores next to nothing. Then restore from it."""
+    say("a repository: deduplicated, compressed and encrypted; two backups of the same cost little more than one")
+    command("holdfast", "repository", "create", "vault", "--folder", str(ROOT / "vault"), "--create-folder")
+    stored = []
+    for _ in range(2):
+        command("holdfast", "backup", "create", "wallet", "directory", "--repository", "vault")
+        with holdfast.connect() as client:
+            latest = [next(iter(client.backups.list(source_id=name))) for name in ("wallet", "directory")]
+        found = [backup.statistics for backup in latest if backup.repository_id == "vault"]
+        stored.append(sum(one.stored_size for one in found if one is not None))
+    command("holdfast", "repository", "show", "vault")
+    print(f"stored by the first pair of backups: {stored[0]:,} bytes; by the second: {stored[1]:,}")
+    if not 0 <= stored[1] < stored[0] / 100:
+        raise SystemExit("the second backup stored the same content again")
+    restored = ROOT / "restored" / "from the repository"
+    command("holdfast", "restore", latest[1].backup_id, "--to", str(restored))
+    command("diff", "-r", "--no-dereference", str(directory), str(restored))
+    print("no difference")
+    compare_attributes(directory, restored)
 
 
 def look_for_coins(wallet: Path, archive: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from holdfast.v1 import task_pb2, task_service_pb2
+from holdfast.v1 import backup_service_pb2, repository_service_pb2, task_pb2, task_service_pb2
 from tests.harness import PATIENCE, Server, failure_of, is_stopped, make_tree, sha256_of, snapshot, until
 from tests.keys import PRIVATE, PUBLIC
 
@@ -31,8 +31,11 @@ ROLES = ("worker", "all", "edge", "worker", "supervisor")
 MakeServer = Callable[..., Server]
 
 
-def freeze_and_kill(server: Server, roles: list[str], task_id: str) -> bool:
-    """Kill all processes of the roles while the task is alive; False (and nothing dead) when it had ended already."""
+def freeze_and_kill(server: Server, roles: list[str], task_id: str, look: Callable[[], object] = lambda: None) -> bool:
+    """Kill all processes of the roles while the task is alive; False (and nothing dead) when it had ended already.
+
+    `look` is called while they stand still.
+    """
     frozen: list[int] = []
     for role in roles:
         for pid in server.pids(role):
@@ -43,6 +46,7 @@ def freeze_and_kill(server: Server, roles: list[str], task_id: str) -> bool:
                 continue
     until(lambda: all(is_stopped(pid) for pid in frozen), "the freeze", pause=0.0005)
     alive = server.task_row(task_id)["state"] in LIVE
+    look()
     for pid in frozen:
         try:
             os.kill(pid, signal.SIGKILL if alive else signal.SIGCONT)
@@ -150,6 +154,17 @@ def test_kills_at_random_moments_of_a_backup(new_server: MakeServer, tmp_path: P
     assert completed, "no killed backup ever completed"
 
 
+def snapshot_of(server: Server, base: Path) -> str:
+    """A backup of the source into a repository."""
+    made = repository_service_pb2.CreateRepositoryRequest(
+        repository_id="vault", location=str(base / "vault"), create_folder=True
+    )
+    server.repositories.CreateRepository(made, timeout=PATIENCE)
+    order = backup_service_pb2.CreateBackupRequest(source_ids=["source"])
+    order.repository.repository_id = "vault"
+    return server.backup_of(server.ended(server.backups.CreateBackup(order, timeout=PATIENCE).task_id)).backup_id
+
+
 @pytest.mark.timeout(max(240, KILLS * 30))
 def test_kills_at_random_moments_of_a_restore(new_server: MakeServer, tmp_path: Path) -> None:
     rng = random.Random(SEED + 1)
@@ -158,10 +173,15 @@ def test_kills_at_random_moments_of_a_restore(new_server: MakeServer, tmp_path: 
     (tmp_path / "archives").mkdir()
     server = new_server()
     server.register(source, "source")
-    backup_id = server.backup_of(server.backup("source", tmp_path / "archives")).backup_id
-    undisturbed = server.restore(backup_id, tmp_path / "undisturbed")
-    assert undisturbed.state == task_pb2.TASK_STATE_COMPLETED
-    duration = run_time(undisturbed)
+    backup_ids = [
+        server.backup_of(server.backup("source", tmp_path / "archives")).backup_id,
+        snapshot_of(server, tmp_path),
+    ]
+    durations = []
+    for number, backup_id in enumerate(backup_ids):
+        undisturbed = server.restore(backup_id, tmp_path / f"undisturbed{number}")
+        assert undisturbed.state == task_pb2.TASK_STATE_COMPLETED
+        durations.append(run_time(undisturbed))
 
     fired, tries, kills = 0, 0, max(KILLS // 3, 3)
     while fired < kills:
@@ -169,8 +189,8 @@ def test_kills_at_random_moments_of_a_restore(new_server: MakeServer, tmp_path: 
         assert tries <= kills * 10, "too many moments came too late"
         role = ("worker", "all")[fired % 2]
         target = tmp_path / f"back{tries}"
-        task_id = server.start_restore(backup_id, target).task_id
-        wait_for_moment(server, task_id, rng, duration)
+        task_id = server.start_restore(backup_ids[tries % 2], target).task_id
+        wait_for_moment(server, task_id, rng, durations[tries % 2])
         if not freeze_and_kill(server, ["supervisor", "edge", "worker"] if role == "all" else [role], task_id):
             server.ended(task_id)
             continue

@@ -140,7 +140,7 @@ def test_backup(what: str, outside: Outside, pool: CompressorPool, tmp_path: Pat
 
 def _backed_up(source: Path, archive: Path, pool: CompressorPool, problems: list[Problem]) -> dict[bytes, bytes]:
     """Names and contents of an archive of the source, which are the targets of symbolic links."""
-    plan = ArchivePlan("id", "name", "s", "DIRECTORY", "S", ArchiveFormat.ZIP, [], 1_700_000_000_000_000, "test")
+    plan = ArchivePlan("id", "name", "s", "DIRECTORY", "S", [], 1_700_000_000_000_000, "test", format=ArchiveFormat.ZIP)
     with archive.open("w+b") as written, OpenFolder(os.open(source, os.O_RDONLY), os.fsencode(source)) as opened:
         write_archive(opened, plan, written.fileno(), pool, Control(), Progress(), problems.append)
     with archive.open("rb") as opened_archive:

@@ -115,7 +115,7 @@ def test_password_and_key_are_nowhere_while_the_task_runs_nor_after(wallets: Wal
     server = wallets.server
     wallets.unlock()
     task_id, pid = wallets.running()
-    assert server.rows("SELECT * FROM task_secrets WHERE source_id = 'a'"), "nothing was sealed"
+    assert server.rows("SELECT * FROM task_secrets WHERE resource = 'source:a'"), "nothing was sealed"
     wallets.assert_nowhere()
     server.thaw([pid])
     server.cancel(task_id)

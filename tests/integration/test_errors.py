@@ -32,6 +32,9 @@ from holdfast.v1 import (
     backup_service_pb2 as backup_calls,
 )
 from holdfast.v1 import (
+    repository_service_pb2 as repository_calls,
+)
+from holdfast.v1 import (
     restore_service_pb2 as restore_calls,
 )
 from holdfast.v1 import (
@@ -43,7 +46,9 @@ from holdfast.v1 import (
 from holdfast_server.rpc.registry import NOT_BUILT_FILES
 from tests.harness import PATIENCE, Failure, Server, failure_of, make_tree, snapshot, until
 
-BUILT = {"SourceService", "WalletService", "BackupService", "ExportService", "RestoreService", "TaskService"}
+BUILT = {
+    f"{name}Service" for name in ("Source", "Wallet", "Backup", "Export", "Restore", "Repository", "Task")
+}  # fmt: skip
 METHODS: list[MethodDescriptor] = [
     method for file in NOT_BUILT_FILES for service in file.services_by_name.values() for method in service.methods
 ]
@@ -166,25 +171,17 @@ def test_messages_not_built_yet_are_refused_by_name(place: Place) -> None:
     server = place.server
     maintained = order(place)
     maintained.maintenance.prune = True
-    repository = backup_calls.CreateBackupRequest(source_ids=[place.source_id])
-    repository.repository.repository_id = "r"
-    sealed = restore_calls.RestoreBackupRequest(backup_id=place.backup_id)
-    sealed.new_folder.folder = str(place.base / "back")
-    sealed.credentials.passphrase = "canary-passphrase"
     in_place = restore_calls.RestoreBackupRequest(backup_id=place.backup_id)
     in_place.in_place.SetInParent()
     in_place.credentials.passphrase = "canary-passphrase"
     cases = [
         (server.backups.CreateBackup, maintained, "maintenance"),
-        (server.backups.CreateBackup, repository, "repository"),
-        (server.restores.RestoreBackup, sealed, "credentials.passphrase"),
         (server.restores.RestoreBackup, in_place, "in_place"),
         (
             server.backups.VerifyBackup,
             backup_calls.VerifyBackupRequest(backup_id=place.backup_id, level=backup_pb2.VERIFY_LEVEL_RESTORE_DRILL),
             "level",
         ),
-        (server.backups.ListBackups, backup_calls.ListBackupsRequest(repository_id="r"), "repository_id"),
         (server.backups.DownloadBackup, backup_calls.DownloadBackupRequest(token="t"), "token"),
         (server.tasks.DownloadTaskLog, task_calls.DownloadTaskLogRequest(token="t"), "token"),
         (server.tasks.ListTasks, task_calls.ListTasksRequest(schedule_id="s"), "schedule_id"),
@@ -196,11 +193,24 @@ def test_messages_not_built_yet_are_refused_by_name(place: Place) -> None:
             assert "canary-passphrase" not in str(failure)
 
 
+def test_a_secret_that_opens_nothing_here_is_refused_by_name(place: Place) -> None:
+    request = restore_calls.RestoreBackupRequest(backup_id=place.backup_id)
+    request.new_folder.folder = str(place.base / "back")
+    request.credentials.passphrase = "canary-passphrase"
+    with place.unchanged():
+        failure = refused(place.server.restores.RestoreBackup, request)
+    assert (failure.name, failure.fields) == ("INVALID_ARGUMENT/INVALID_FIELD", ["credentials.passphrase"])
+    assert "canary-passphrase" not in str(failure)
+
+
 def test_unknown_ids_are_not_found(place: Place) -> None:
     server, ghost = place.server, str(uuid.uuid4())
     restore = restore_calls.RestoreBackupRequest(backup_id=ghost)
     restore.new_folder.folder = str(place.base / "back")
+    snapshot_order = backup_calls.CreateBackupRequest(source_ids=[place.source_id])
+    snapshot_order.repository.repository_id = "ghost"
     cases: list[tuple[Any, Any, str]] = [
+        (server.backups.CreateBackup, snapshot_order, "REPOSITORY"),
         (server.sources.GetSource, source_calls.GetSourceRequest(source_id="ghost"), "SOURCE"),
         (server.sources.UpdateSource, source_calls.UpdateSourceRequest(source_id="ghost", suspended=True), "SOURCE"),
         (server.sources.UnregisterSource, source_calls.UnregisterSourceRequest(source_id="ghost"), "SOURCE"),
@@ -212,6 +222,8 @@ def test_unknown_ids_are_not_found(place: Place) -> None:
         (server.backups.VerifyBackup, backup_calls.VerifyBackupRequest(backup_id=ghost), "BACKUP"),
         (server.backups.DownloadBackup, backup_calls.DownloadBackupRequest(backup_id=ghost), "BACKUP"),
         (server.restores.RestoreBackup, restore, "BACKUP"),
+        (server.repositories.GetRepository, repository_calls.GetRepositoryRequest(), "REPOSITORY"),
+        (server.repositories.LockRepository, repository_calls.LockRepositoryRequest(repository_id="r"), "REPOSITORY"),
         (server.tasks.GetTask, task_calls.GetTaskRequest(task_id=ghost), "TASK"),
         (server.tasks.CancelTask, task_calls.CancelTaskRequest(task_id=ghost), "TASK"),
         (server.tasks.WatchTask, task_calls.WatchTaskRequest(task_id=ghost), "TASK"),
@@ -455,7 +467,7 @@ def test_wrong_restores_of_archives(place: Place) -> None:
         (restore(limits=limits(max_depth=0)), "INVALID_ARGUMENT/INVALID_FIELD", "limits.max_depth"),
         (restore(request_id="x"), "INVALID_ARGUMENT/INVALID_FIELD", "request_id"),
         (restore(credentials=bad_key), "INVALID_ARGUMENT/INVALID_FIELD", "credentials.age_identity"),
-        (restore(credentials=passphrase), "UNIMPLEMENTED/NOT_AVAILABLE", "credentials.passphrase"),
+        (restore(credentials=passphrase), "INVALID_ARGUMENT/INVALID_FIELD", "credentials.passphrase"),
         (wallet, "INVALID_ARGUMENT/INVALID_FIELD", "paths"),
         (unplaced, "INVALID_ARGUMENT/INVALID_FIELD", "new_wallet.folder"),
         (restore(decrypt_coins=True), "FAILED_PRECONDITION/KEY_REQUIRED", ""),

@@ -265,12 +265,12 @@ def test_wrong_token_is_refused(tool: Tool) -> None:
 
 
 def test_call_that_is_not_built_says_so(tool: Tool) -> None:
-    request = {"backupId": "00000000-0000-4000-8000-000000000000"}
-    done = call(tool, "BackupService/ListBackupEntries", request)
+    request = {"sourceId": "default", "glob": "*"}
+    done = call(tool, "BackupService/FindEntries", request)
     assert done.returncode != 0
     told = done.stdout + done.stderr
     assert "unimplemented" in told.lower()
-    assert "BackupService.ListBackupEntries is not available in this version" in told
+    assert "BackupService.FindEntries is not available in this version" in told
     if tool.name == "grpcurl":
         assert '"NOT_AVAILABLE"' in told
 
