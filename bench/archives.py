@@ -8,21 +8,17 @@ says nothing about a program.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import shutil
 import statistics
 import subprocess
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
+from bench.processes import Watched
 from bench.report import Check, Result
 from bench.service import TAR_GZ, TAR_ZST, WORK, ZIP, Api, Server, clear_peak, fresh_folder, peak_memory
-from bench.trees import SIZES, count, mixed_tree
+from bench.trees import SIZES, count, mixed_tree, warm
 from holdfast.v1 import task_pb2
 
 __all__ = ["run"]
@@ -86,7 +82,7 @@ def run(options: argparse.Namespace) -> Result:
         api.register("tree", tree)
         for number in range(runs):
             for tool in tools:
-                _warm(tree)
+                warm(tree)
                 output = work / f"{tool.group}-{number}"
                 if tool.is_ours:
                     _ours(tool, server, api, output)
@@ -122,7 +118,7 @@ def _theirs(tool: _Tool, tree: Path, output: Path) -> None:
     target = output if is_copy else output.with_suffix("")
     began = time.monotonic()
     process = subprocess.Popen(command, cwd=tree, stdout=subprocess.DEVNULL)
-    with _Watched(process.pid) as watched:
+    with Watched(process.pid, children=True) as watched:
         process.wait()
         tool.times.append(time.monotonic() - began)
     tool.peak = max(tool.peak, watched.peak)
@@ -135,31 +131,6 @@ def _theirs(tool: _Tool, tree: Path, output: Path) -> None:
     found = next(path for path in target.parent.iterdir() if path.name.startswith(target.name) and path.is_file())
     tool.size = found.stat().st_size
     found.unlink()
-
-
-class _Watched:
-    """Looks at the memory of a process and its children while they run. What `wait4` tells is no use: it counts the
-    parent's memory at the fork."""
-
-    def __init__(self, pid: int) -> None:
-        self.peak = 0
-        self._process = psutil.Process(pid)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> _Watched:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.05):
-            with contextlib.suppress(psutil.Error, OSError, RuntimeError):
-                for one in (self._process, *self._process.children(recursive=True)):
-                    self.peak = max(self.peak, peak_memory(one))
 
 
 def _report(result: Result, tools: list[_Tool], size: int) -> None:
@@ -188,11 +159,3 @@ def _report(result: Result, tools: list[_Tool], size: int) -> None:
             ]
         )  # fmt: skip
         result.data[f"{tool.group} {tool.label}"] = {"times": tool.times, "size": tool.size, "peak": tool.peak}
-
-
-def _warm(tree: Path) -> None:
-    for folder, _, names in os.walk(tree):
-        for name in names:
-            with open(os.path.join(folder, name), "rb") as file:
-                while file.read(1 << 20):
-                    pass

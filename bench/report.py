@@ -44,7 +44,8 @@ class Check:
 
 @dataclass(slots=True)
 class Result:
-    """A table with its targets. `data` holds the raw figures for the JSON file."""
+    """A table with its targets. `data` holds the raw figures for the JSON file, `options` what the command needs beside
+    the suite's name to give this table of several."""
 
     name: str
     title: str
@@ -53,6 +54,7 @@ class Result:
     checks: list[Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
+    options: Sequence[str] = ()
     command: str = ""
 
     def markdown(self) -> str:

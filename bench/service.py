@@ -23,6 +23,9 @@ from holdfast.v1 import (
     backup_pb2,
     backup_service_pb2,
     backup_service_pb2_grpc,
+    repository_pb2,
+    repository_service_pb2,
+    repository_service_pb2_grpc,
     restore_service_pb2,
     restore_service_pb2_grpc,
     source_pb2,
@@ -181,9 +184,9 @@ class Api:
         self.metadata = (("authorization", f"Bearer {token}"),)
         self.sources: Any = source_service_pb2_grpc.SourceServiceStub(self.channel)  # type: ignore[no-untyped-call]
         self.backups: Any = backup_service_pb2_grpc.BackupServiceStub(self.channel)  # type: ignore[no-untyped-call]
+        self.repositories: Any = repository_service_pb2_grpc.RepositoryServiceStub(self.channel)  # type: ignore[no-untyped-call]
         self.restores: Any = restore_service_pb2_grpc.RestoreServiceStub(self.channel)  # type: ignore[no-untyped-call]
         self.tasks: Any = task_service_pb2_grpc.TaskServiceStub(self.channel)  # type: ignore[no-untyped-call]
-
         self.wallets: Any = wallet_service_pb2_grpc.WalletServiceStub(self.channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Api:
@@ -221,6 +224,35 @@ class Api:
         )
         task: task_pb2.Task = self.backups.CreateBackup(request, metadata=self.metadata, timeout=30)
         return task
+
+    def create_repository(self, repository_id: str, folder: Path) -> None:
+        request = repository_service_pb2.CreateRepositoryRequest(
+            repository_id=repository_id, location=str(folder), create_folder=True
+        )
+        self.repositories.CreateRepository(request, metadata=self.metadata, timeout=60)
+
+    def get_repository(self, repository_id: str) -> repository_pb2.Repository:
+        request = repository_service_pb2.GetRepositoryRequest(repository_id=repository_id)
+        repository: repository_pb2.Repository = self.repositories.GetRepository(
+            request, metadata=self.metadata, timeout=60
+        )
+        return repository
+
+    def start_snapshot(self, source_id: str, repository_id: str) -> task_pb2.Task:
+        request = backup_service_pb2.CreateBackupRequest(source_ids=[source_id])
+        request.repository.repository_id = repository_id
+        task: task_pb2.Task = self.backups.CreateBackup(request, metadata=self.metadata, timeout=30)
+        return task
+
+    def count_backups(self, page_size: int) -> int:
+        """Fetch all pages of the backups."""
+        request, backups = backup_service_pb2.ListBackupsRequest(page_size=page_size), 0
+        while True:
+            page = self.backups.ListBackups(request, metadata=self.metadata, timeout=60)
+            backups += len(page.backups)
+            if not page.next_page_token:
+                return backups
+            request.page_token = page.next_page_token
 
     def start_restore(self, backup_id: str, folder: Path) -> task_pb2.Task:
         request = restore_service_pb2.RestoreBackupRequest(backup_id=backup_id)

@@ -13,7 +13,22 @@ from pathlib import Path
 
 from bench.service import WORK
 
-__all__ = ["SIZES", "TreeSize", "count", "mixed_tree", "noise_tree"]
+__all__ = [
+    "COIN_SIZE",
+    "SIZES",
+    "TreeSize",
+    "change",
+    "coin_files",
+    "count",
+    "mixed_tree",
+    "noise_tree",
+    "random_files",
+    "touch",
+    "warm",
+]
+
+#: Bytes of a file with one coin, as wallets hold them.
+COIN_SIZE = 448
 
 _MIB = 1 << 20
 _VERSION = 2
@@ -154,6 +169,66 @@ def _binary(rng: random.Random) -> bytes:
             parts.append(zlib.compress(rng.randbytes(600)))
         parts.append(b"".join(p + rng.randbytes(rng.randint(0, 2)) for p in rng.choices(patterns, k=90)))
     return b"".join(parts)
+
+
+def coin_files(root: Path, files: int) -> None:
+    """Files of the size of a coin, random bytes, 1,000 in a folder. The folder must be new."""
+    rng = random.Random(13)
+    for first in range(0, files, 1000):
+        folder = root / f"box {first // 1000:04d}"
+        folder.mkdir(parents=True)
+        fd = os.open(folder, os.O_RDONLY)
+        for number in range(first, min(first + 1000, files)):
+            file = os.open(f"coin {number:07d}.bin", os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=fd)
+            os.write(file, rng.randbytes(COIN_SIZE))
+            os.close(file)
+        os.close(fd)
+
+
+def random_files(root: Path, size: int, files: int) -> None:
+    """Files of `size / files` random bytes. The folder must be new."""
+    rng = random.Random(17)
+    root.mkdir(parents=True)
+    for number in range(files):
+        with (root / f"file-{number:02d}.bin").open("wb") as file:
+            for _ in range(size // files // _MIB):
+                file.write(rng.randbytes(_MIB))
+
+
+def change(root: Path, share: float, seed: int) -> None:
+    """Change a share of the files, each in one place of at most 64 KiB; of fewer than 1,000 files that share of their
+    bytes, in places of a MiB. No size changes, and what is written packs as well as what was there."""
+    files = sorted(Path(folder, name) for folder, _, names in os.walk(root) for name in names)
+    rng = random.Random(seed)
+    table = bytes(value ^ (seed % 255 + 1) for value in range(256))
+    if len(files) < 1000:
+        size = sum(path.stat().st_size for path in files)
+        chosen, length = rng.choices(files, k=max(int(size * share) // _MIB, 1)), _MIB
+    else:
+        chosen, length = rng.sample(files, max(int(len(files) * share), 1)), 64 << 10
+    for path in chosen:
+        with path.open("r+b") as file:
+            at = rng.randrange(max(path.stat().st_size - length, 0) + 1)
+            file.seek(at)
+            content = file.read(length)
+            file.seek(at)
+            file.write(content.translate(table))
+
+
+def touch(root: Path) -> None:
+    """Give every file the present time, and nothing else new."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            os.utime(os.path.join(folder, name))
+
+
+def warm(root: Path) -> None:
+    """Read every file once, so that its pages are in memory."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as file:
+                while file.read(1 << 20):
+                    pass
 
 
 def count(root: Path) -> tuple[int, int]:
