@@ -275,23 +275,7 @@ class _Extractor(Sink):
         self._has_holes = False
 
     def _link(self, target: bytes, path: bytes) -> None:
-        with system_errors(target):
-            parent, name = self.tree.place(target, make=False)
-            # The second place() may close the first descriptor.
-            source = os.dup(parent)
-        try:
-            with system_errors(target):
-                before = os.stat(name, dir_fd=source, follow_symlinks=False)
-            if not stat.S_ISREG(before.st_mode):
-                raise changed_by_others(target)
-            parent, new_name = self.tree.place(path)
-            with system_errors(path, parent, new_name):
-                os.link(name, new_name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
-                after = os.stat(new_name, dir_fd=parent, follow_symlinks=False)
-            if (after.st_dev, after.st_ino) != (before.st_dev, before.st_ino):
-                raise changed_by_others(path)
-        finally:
-            os.close(source)
+        self.tree.add_link(target, path)
         self.hardlinks += 1
 
     def _settle_holes(self, member: Member, outcome: Outcome) -> None:

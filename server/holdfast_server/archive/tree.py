@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from base64 import b64decode, b64encode
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -76,6 +77,26 @@ class Tree:
             self._made.discard(key)
             self._made.add(key | 1)
             self.directories += 1
+
+    def add_link(self, target: bytes, path: bytes) -> None:
+        """Give a regular file that was made here another name. Raises `changed_by_others` if it is none any more."""
+        with system_errors(target):
+            parent, name = self.place(target, make=False)
+            # The second place() may close the first descriptor.
+            source = os.dup(parent)
+        try:
+            with system_errors(target):
+                before = os.stat(name, dir_fd=source, follow_symlinks=False)
+            if not stat.S_ISREG(before.st_mode):
+                raise changed_by_others(target)
+            parent, new_name = self.place(path)
+            with system_errors(path, parent, new_name):
+                os.link(name, new_name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+                after = os.stat(new_name, dir_fd=parent, follow_symlinks=False)
+            if (after.st_dev, after.st_ino) != (before.st_dev, before.st_ino):
+                raise changed_by_others(path)
+        finally:
+            os.close(source)
 
     def finish(self, apply: Callable[[int, Member], None], check: Callable[[], None]) -> None:
         """Give every directory its attributes, children before parents.

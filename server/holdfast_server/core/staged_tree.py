@@ -9,7 +9,6 @@ descriptor that they were written by; directories get theirs last.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -17,7 +16,7 @@ from holdfast_server.archive.extract import dropped_bits
 from holdfast_server.archive.member import Member, MemberKind
 from holdfast_server.archive.reading import Report
 from holdfast_server.archive.sink import LeftOut
-from holdfast_server.archive.tree import Tree, changed_by_others, system_errors
+from holdfast_server.archive.tree import Tree, system_errors
 from holdfast_server.errors import DataLoss, Reason
 from holdfast_server.repository import Blocks, Entry, EntryFlag, Hole
 from holdfast_server.storage.entry import replace_xattrs, set_xattrs
@@ -132,24 +131,8 @@ class StagedTree:
 
     def add_link(self, target: bytes, path: bytes) -> None:
         """Give a file that was made here another name."""
-        with system_errors(target):
-            parent, name = self.tree.place(target, make=False)
-            # The second place() may close the first descriptor.
-            source = os.dup(parent)
-        self._folder = None
-        try:
-            with system_errors(target):
-                before = os.stat(name, dir_fd=source, follow_symlinks=False)
-            if not stat.S_ISREG(before.st_mode):
-                raise changed_by_others(target)
-            parent, new_name = self.tree.place(path)
-            with system_errors(path, parent, new_name):
-                os.link(name, new_name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
-                after = os.stat(new_name, dir_fd=parent, follow_symlinks=False)
-            if (after.st_dev, after.st_ino) != (before.st_dev, before.st_ino):
-                raise changed_by_others(path)
-        finally:
-            os.close(source)
+        self._folder = None  # its descriptor may be closed on the way to the link
+        self.tree.add_link(target, path)
         self.hardlinks += 1
 
     def finish(self, check: Callable[[], None]) -> None:
