@@ -19,7 +19,7 @@ from holdfast_server.rpc.convert import backup_message, task_message
 from holdfast_server.rpc.download import archive_parts, snapshot_parts
 from holdfast_server.rpc.entry_messages import entry_message
 from holdfast_server.rpc.interceptors import current_principal
-from holdfast_server.rpc.pages import cut_page, page_limit, page_start
+from holdfast_server.rpc.pages import cut_page, page_limit, page_start, page_start_bytes
 from holdfast_server.rpc.parse import (
     enum_name,
     not_available,
@@ -121,7 +121,7 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
         rows = self._services.snapshots.entries(
             request.backup_id,
             parse_relative(request.path, "path"),
-            _name_after(request),
+            page_start_bytes(request),
             page_limit(request.page_size) + 1,
             parse_credentials(request, accepted=_OPENS_REPOSITORIES),
             context.is_active,
@@ -189,16 +189,6 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
         defaults = {"on_source_error": policy, **({"backup_id": backup_id} if backup_id else {})}
         key = request_key(request, "CreateBackup", current_principal().name, defaults)
         return order, key
-
-
-def _name_after(request: pb.ListBackupEntriesRequest) -> bytes | None:
-    start = page_start(request, str)
-    if start is None:
-        return None
-    try:
-        return bytes.fromhex(start[0])
-    except ValueError as error:
-        raise invalid_field("page_token", "is no token of this service") from error
 
 
 def _target(request: Any) -> dict[str, Any]:

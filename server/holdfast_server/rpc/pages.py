@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from holdfast_server.errors import invalid_field
 from holdfast_server.rpc.parse import LARGEST
 
-__all__ = ["cut_page", "page_limit", "page_start"]
+__all__ = ["cut_page", "page_limit", "page_start", "page_start_bytes"]
 
 _DEFAULT_ROWS = 50
 _MOST_ROWS = 1000
@@ -79,3 +79,14 @@ def _fingerprint(request: Message) -> str:
     for name in ("page_token", "page_size", "credentials"):
         values.pop(name, None)
     return hashlib.sha256(json.dumps([request.DESCRIPTOR.name, values], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def page_start_bytes(request: Any) -> bytes | None:
+    """As `page_start`, where pages begin behind one key of bytes, which tokens hold as hexadecimal digits."""
+    start = page_start(request, str)
+    if start is None:
+        return None
+    try:
+        return bytes.fromhex(start[0])
+    except ValueError as error:
+        raise invalid_field("page_token", "is no token of this service") from error

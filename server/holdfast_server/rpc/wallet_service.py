@@ -10,7 +10,7 @@ from holdfast_server.core.wallet_contents import CoinWish
 from holdfast_server.errors import invalid_field
 from holdfast_server.rpc.convert import task_message, timestamp
 from holdfast_server.rpc.interceptors import current_principal
-from holdfast_server.rpc.pages import cut_page, page_limit, page_start
+from holdfast_server.rpc.pages import cut_page, page_limit, page_start_bytes
 from holdfast_server.rpc.parse import (
     parse_credentials,
     parse_password,
@@ -46,7 +46,9 @@ class WalletServicer(wallet_service_pb2_grpc.WalletServiceServicer):
             value=parse_amount(request.denomination, "denomination") if request.HasField("denomination") else None,
         )
         limit = page_limit(request.page_size)
-        rows = self._services.wallets.coins(request.source_id, wish, _after(request), limit + 1, context.is_active)
+        rows = self._services.wallets.coins(
+            request.source_id, wish, page_start_bytes(request), limit + 1, context.is_active
+        )
         coins, more = cut_page(request, rows, list(map(coin_message, rows)), lambda row: [row.position.hex()])
         return pb.ListCoinsResponse(coins=coins, next_page_token=more)
 
@@ -77,16 +79,6 @@ class WalletServicer(wallet_service_pb2_grpc.WalletServiceServicer):
         key = request_key(request, "ImportCoins", principal, {"folder": folder})
         credentials = parse_credentials(request, accepted=("wallet_password",))
         return task_message(self._services.imports.create(order, principal, key, credentials))
-
-
-def _after(request: pb.ListCoinsRequest) -> bytes | None:
-    start = page_start(request, str)
-    if start is None:
-        return None
-    try:
-        return bytes.fromhex(start[0])
-    except ValueError as error:
-        raise invalid_field("page_token", "is no token of this service") from error
 
 
 def _folder(text: str, field: str) -> bytes:
