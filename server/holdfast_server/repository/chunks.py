@@ -48,25 +48,13 @@ class ChunkIndex:
         return self._pack_ids
 
     def find(self, chunk_id: bytes) -> int:
-        """The chunk's number, or -1."""
-        slots, records = self._slots, self._records
+        """The number of the chunk with this id, or whose id begins so (8 bytes at least), or -1."""
+        slots, records, length = self._slots, self._records, len(chunk_id)
         mask = len(slots) - 1
         slot = int.from_bytes(chunk_id[:8], "little") & mask
         while number := slots[slot]:
             at = (number - 1) * CHUNK_RECORD
-            if records[at : at + 32] == chunk_id:
-                return number - 1
-            slot = (slot + 1) & mask
-        return -1
-
-    def find_prefix(self, prefix: bytes) -> int:
-        """The number of the chunk whose id begins with these 16 bytes, or -1."""
-        slots, records = self._slots, self._records
-        mask = len(slots) - 1
-        slot = int.from_bytes(prefix[:8], "little") & mask
-        while number := slots[slot]:
-            at = (number - 1) * CHUNK_RECORD
-            if records[at : at + 16] == prefix:
+            if records[at : at + length] == chunk_id:
                 return number - 1
             slot = (slot + 1) & mask
         return -1

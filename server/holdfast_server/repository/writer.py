@@ -315,7 +315,7 @@ class SnapshotWriter:
         if found is None:
             return None
         for one in (found, *table.lookup_all(digest)):
-            number = self._index.find_prefix(one.chunk)
+            number = self._index.find(one.chunk)
             if number >= 0 and one.length == size and one.offset + size <= self._index.raw_length(number):
                 return number, self._index.chunk_id(number), one.offset
         return None

@@ -28,12 +28,12 @@ def test_chunks_are_found_where_they_lie() -> None:
     for at, content in enumerate(contents):
         chunk_id = packer.keys.chunk_id(ChunkType.DATA, content)
         number = index.find(chunk_id)
-        assert number == index.find_prefix(chunk_id[:16])
+        assert number == index.find(chunk_id[:16])
         pack_id, segment, chunk = index.location(number)
         assert (pack_id, index.raw_length(number), index.kind(number)) == (records[at // 100].pack_id, 50, 1)
         assert chunk == list(records[at // 100])[at % 100]
         assert segment == records[0].segments[0]
-    assert index.find(bytes(32)) == index.find_prefix(bytes(16)) == -1
+    assert index.find(bytes(32)) == index.find(bytes(16)) == -1
 
 
 def test_without_keys_sealed_keys_are_not_kept() -> None:
