@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -18,23 +18,22 @@ from blake3 import blake3
 from holdfast_server.repository.crypto import ContentPublicKey, IndexKeys
 from holdfast_server.repository.cutting import Cutter, Fill
 from holdfast_server.repository.entries import EntryFlag, EntryKind, encode_entry
+from holdfast_server.repository.extents import EXTENT_SIZE, encode_extent, encode_extent_pages, encode_hole
 from holdfast_server.repository.files_cache import FilesCacheReader, FilesCacheWriter
 from holdfast_server.repository.format import CHUNK_MAX, CHUNK_MIN, ChunkType
 from holdfast_server.repository.index import LoadedIndex, write_index
 from holdfast_server.repository.lists import ListRoot, ListWriter
 from holdfast_server.repository.sending import JobPool, PackSender
 from holdfast_server.repository.small_files import SmallFiles
+from holdfast_server.repository.tails import file_tail
 from holdfast_server.repository.tree import TreeRoot, TreeWriter
 from holdfast_server.storage.objects import ObjectStore
 
 __all__ = ["SnapshotWriter", "StoredContent", "Written"]
 
 _SMALL_TAIL: Final = struct.Struct("<Q16sI32sII")
-_FILE_HEAD: Final = struct.Struct("<QI")
-_DIGEST_HEAD: Final = struct.Struct("<Q16sI")
 _EXTENT: Final = struct.Struct("<32sII")
-_HOLE: Final = struct.Struct("<32xQ")
-_EMPTY_TAIL: Final = _FILE_HEAD.pack(0, 0)
+_EMPTY_TAIL: Final = file_tail(0, None, b"")
 _COUNT: Final = struct.Struct("<I")
 _NO_CHUNK: Final = bytes(32)
 _DIGEST, _PAGED = int(EntryFlag.DIGEST), int(EntryFlag.PAGED)
@@ -44,9 +43,6 @@ _FILE: Final = int(EntryKind.FILE)
 _STREAM_FILES: Final = 16_384
 #: Above the least size, the stream is cut after a file of n bytes with a chance of n in so many.
 _STREAM_CHANCE: Final = 512 << 10
-#: A file with more extents keeps them in extent pages, of about so many.
-_EXTENTS_INLINE: Final = 64
-_EXTENTS_PAGE: Final = 2_048
 
 
 #: An entry that waits for those before it: folder, name, record, key and value of the files cache.
@@ -192,7 +188,7 @@ class SnapshotWriter:
         for piece in self._cutter.pieces(fill):
             size += piece.length
             if piece.content is None:
-                extents += _HOLE.pack(piece.length)
+                extents += encode_hole(piece.length)
                 continue
             chunk_id = blake3(piece.content, key=self._keys.id_keys[ChunkType.DATA]).digest()
             number = self._index.find(chunk_id)
@@ -201,7 +197,7 @@ class SnapshotWriter:
                 number = self._index.add_new(chunk_id, ChunkType.DATA, piece.length)
                 self.new_size += piece.length
                 self._sender.send(ChunkType.DATA, chunk_id, piece.content, done=piece.release)
-            extents += _EXTENT.pack(chunk_id, 0, piece.length)
+            extents += encode_extent(chunk_id, 0, piece.length)
             chunks.append(number)
         return StoredContent(size, extents, chunks)
 
@@ -212,12 +208,12 @@ class SnapshotWriter:
         """Add a file whose content was stored."""
         for number in stored.chunks:
             self._use(number, self._index.raw_length(number))
-        count, extents, shown = len(stored.extents) // 40, bytes(stored.extents), b""
-        if count > _EXTENTS_INLINE:
-            flags |= _PAGED
-            shown, extents = extents, b"".join(self._extent_pages(extents))
-            count = len(extents) // 32
-        tail = b"".join((_FILE_HEAD.pack(stored.size, count), extents, rest))
+        extents, shown = bytes(stored.extents), b""
+        records = (extents[at : at + EXTENT_SIZE] for at in range(0, len(extents), EXTENT_SIZE))
+        references, paged = encode_extent_pages(records, lambda page: self.store_page(ChunkType.EXTENTS, page))
+        if paged:
+            flags, shown = flags | _PAGED, extents
+        tail = file_tail(stored.size, None, references, paged=paged) + rest
         # What lies behind the tail is for the cache alone: without a content key no extent page can be read again.
         self._add_file(folder, name, flags, mode, uid, gid, mtime_ns, tail, key, shown)
 
@@ -370,17 +366,6 @@ class SnapshotWriter:
         if not live[number]:
             self._order.append(number)
         live[number] += length
-
-    def _extent_pages(self, extents: bytes) -> Iterator[bytes]:
-        """Store extents in pages; gives the pages' ids."""
-        start = 0
-        for at in range(0, len(extents), 40):
-            count = (at - start) // 40 + 1
-            if count >= _EXTENTS_PAGE or (count >= _EXTENTS_PAGE // 4 and not extents[at] and extents[at + 1] < 64):
-                yield self.store_page(ChunkType.EXTENTS, extents[start : at + 40])
-                start = at + 40
-        if start < len(extents):
-            yield self.store_page(ChunkType.EXTENTS, extents[start:])
 
 
 def _cache_value(flags: int, tail: bytes, extents: bytes) -> bytes:
