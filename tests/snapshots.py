@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -10,15 +11,19 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
+
 from holdfast_server.archive.extract import ignore
 from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.archive.reading import Report
+from holdfast_server.core import source_entries
 from holdfast_server.core.coin_restore import CoinRestore
 from holdfast_server.core.control import Control, Problem, Progress
 from holdfast_server.core.restore import Restored, apply_staging, remove_staging
 from holdfast_server.core.snapshot_backup import CacheScope, write_entries
 from holdfast_server.core.snapshot_restore import SnapshotUnpacking, restore_snapshot_to_staging
 from holdfast_server.core.source_job import BackupPlan
+from holdfast_server.core.source_process import SourceProcess
 from holdfast_server.repository import (
     BackupRun,
     ContentKeys,
@@ -40,6 +45,7 @@ from holdfast_server.storage.entry import read_xattrs
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.objects import MemoryObjects, ObjectStore
 from holdfast_server.wallets.envelope import WalletKey
+from tests.harness import until
 
 STAGING = b".holdfast-restore-x.1"
 KEY_FILE = "a key file of a repository for tests: 0123456789abcdef"
@@ -201,3 +207,20 @@ def _data(path: bytes, size: int) -> list[tuple[int, int]]:
     finally:
         os.close(fd)
     return found
+
+
+def walk_elsewhere(patch: pytest.MonkeyPatch) -> list[SourceProcess]:
+    """Have sources walked by a process of its own from their second entry on; those that were started."""
+    started: list[SourceProcess] = []
+    start = source_entries._start
+
+    def start_and_wait(opened: contextlib.ExitStack) -> SourceProcess | None:
+        process = start(opened)
+        assert process is not None, "this machine has one processor"
+        until(process.is_ready, "the start of the process")
+        started.append(process)
+        return process
+
+    patch.setattr(source_entries, "_PROCESS_FROM", 1)
+    patch.setattr(source_entries, "_start", start_and_wait)
+    return started

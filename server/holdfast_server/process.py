@@ -10,12 +10,13 @@ import ctypes
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ALLOCATOR", "Child", "attach", "die_with_parent", "forbid_core_dumps", "raise_file_limit"]
+__all__ = ["ALLOCATOR", "Child", "attach", "die_with_parent", "forbid_core_dumps", "raise_file_limit", "start_module"]
 
 _PR_SET_PDEATHSIG = 1
 
@@ -42,6 +43,22 @@ def attach(life_fd: int | None, status_fd: int | None, parent: int | None) -> Ch
         die_with_parent(parent)
         threading.Thread(target=_exit_with_parent, args=(life_fd,), name="life-line", daemon=True).start()
     return Child(status_fd)
+
+
+def start_module(name: str, fds: dict[str, int], *options: str) -> subprocess.Popen[bytes]:
+    """Run a module of ours as a process of its own that helps this one.
+
+    `fds` are passed on, each as an option with its number; beside them stand `options` and `--parent`, for
+    `die_with_parent`. `OSError` where it cannot be started.
+    """
+    numbers = [word for option, fd in fds.items() for word in (f"--{option}", str(fd))]
+    return subprocess.Popen(
+        [sys.executable, "-m", name, *numbers, "--parent", str(os.getpid()), *options],
+        env={**ALLOCATOR, **os.environ},
+        pass_fds=tuple(fds.values()),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C in the terminal is ours to handle
+    )
 
 
 def die_with_parent(parent: int | None) -> None:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.property.test_round_trip import Node, make, nodes
-from tests.snapshots import Vault, described, restore
+from tests.snapshots import Vault, described, restore, walk_elsewhere
 
 #: Backups into one repository: later trees find content of earlier ones.
 _PER_VAULT = 20
@@ -75,9 +75,25 @@ def vaults() -> Iterator[Vaults]:
     made.close()
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large]
+
+
+@settings(deadline=None, suppress_health_check=HEALTH)
 @given(tree=nodes(), seed=st.integers(0, 1 << 30))
 def test_any_tree_comes_back(vaults: Vaults, tree: list[Node], seed: int) -> None:
+    assert_comes_back(vaults, tree, seed)
+
+
+@settings(deadline=None, suppress_health_check=HEALTH, max_examples=15)
+@given(tree=nodes(), seed=st.integers(0, 1 << 30))
+def test_any_tree_comes_back_that_a_process_has_walked(vaults: Vaults, tree: list[Node], seed: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        started = walk_elsewhere(patch)
+        assert_comes_back(vaults, tree, seed)
+        assert len(started) == bool(tree)
+
+
+def assert_comes_back(vaults: Vaults, tree: list[Node], seed: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         if not has_xattrs(name):
             pytest.skip("this filesystem has no extended attributes")

@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Callable, Iterator
 
 from holdfast_server.records import frozen_record
 from holdfast_server.storage.tree import TreeEntry, read_xattrs
 
-__all__ = ["SMALL_FILE", "TRIES", "FileReader", "StableContent", "is_sparse", "read_small", "read_unchanged"]
+__all__ = [
+    "SMALL_FILE",
+    "TRIES",
+    "FileReader",
+    "StableContent",
+    "Xattrs",
+    "file_state",
+    "is_sparse",
+    "read_small",
+    "read_unchanged",
+]
 
 #: Files up to this size are read whole before they enter the archive.
 SMALL_FILE = 1 << 20
@@ -25,6 +36,10 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os,
 _ZEROS = bytes(_BLOCK)
 _listxattr: Callable[[int], list[str]] | None = getattr(os, "listxattr", None)
 _PAUSE = 0.02
+_STATE = struct.Struct("<QqqQQ")
+
+#: Extended attributes by name, sorted.
+Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
 @frozen_record
@@ -110,27 +125,25 @@ class FileReader:
         return gap - gap % _BLOCK
 
 
-def read_unchanged(entry: TreeEntry) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]] | None:
-    """A small file's content and extended attributes, if it is still what it was when it was listed; else None.
+def file_state(status: os.stat_result) -> bytes:
+    """What tells that a file is still the one that was listed, with the same content: size, mtime, ctime, inode and
+    device in 40 bytes."""
+    return _STATE.pack(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+
+
+def read_unchanged(folder_fd: int, name: bytes, state: bytes) -> tuple[bytes, Xattrs] | None:
+    """Content and extended attributes of a small file in an opened directory, if it is still in a state; else None.
 
     The short way of `read_small`: three system calls beside open and close. Never raises for what happened to the file.
     """
-    status = entry.stat
     try:
-        fd = os.open(entry.name, _OPEN, dir_fd=entry.parent.fd)
+        fd = os.open(name, _OPEN, dir_fd=folder_fd)
     except OSError:
         return None
     try:
-        data = os.read(fd, status.st_size + 1)
-        after = os.fstat(fd)
-        if (
-            after.st_ctime_ns != status.st_ctime_ns
-            or after.st_mtime_ns != status.st_mtime_ns
-            or after.st_ino != status.st_ino
-            or after.st_dev != status.st_dev
-            or len(data) != status.st_size
-            or after.st_size != status.st_size
-        ):
+        size = int.from_bytes(state[:8], "little")
+        data = os.read(fd, size + 1)
+        if len(data) != size or file_state(os.fstat(fd)) != state:
             return None
         # Asked here first, because most files have none and there are many of them.
         return data, read_xattrs(fd) if _listxattr is None or _listxattr(fd) else ()

@@ -7,8 +7,9 @@ that an unlocked wallet is encrypted, and guarded, by the same code.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import struct
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
@@ -19,9 +20,11 @@ from holdfast_server.archive.writer import ArchiveWriter
 from holdfast_server.core.backup import NAME_TOO_LONG, MemberJob
 from holdfast_server.core.control import Control, Problem, Progress
 from holdfast_server.core.plaintext_guard import PlaintextGuard
-from holdfast_server.core.reading import TRIES, FileReader, is_sparse, read_small, read_unchanged
+from holdfast_server.core.reading import TRIES, FileReader, Xattrs, file_state, is_sparse, read_small, read_unchanged
 from holdfast_server.core.snapshot_members import SnapshotMembers
+from holdfast_server.core.source_entries import SourceEntries
 from holdfast_server.core.source_job import CHANGED, BackupPlan, SourceJob, refuse_folder
+from holdfast_server.core.source_process import FoundFile
 from holdfast_server.core.statistics import Statistics
 from holdfast_server.repository import (
     LARGE_FILE,
@@ -33,18 +36,18 @@ from holdfast_server.repository import (
     folder_tail,
     link_tail,
 )
+from holdfast_server.storage.descent import Level
 from holdfast_server.storage.folder import OpenFolder
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.tree import (
     EntryKind as SourceKind,
 )
-from holdfast_server.storage.tree import TreeEntry, TreeProblem, problem_from, read_xattrs, walk
+from holdfast_server.storage.tree import ProblemReason, TreeEntry, TreeProblem, problem_from, read_xattrs
 
 __all__ = ["CacheScope", "write_entries"]
 
 _FILE, _DIRECTORY, _SYMLINK, _HARDLINK = (int(kind) for kind in EntryKind)
 _SPARSE, _CHANGED, _XATTRS = (int(flag) for flag in (EntryFlag.SPARSE, EntryFlag.CHANGED, EntryFlag.XATTRS))
-_STATE: Final = struct.Struct("<QqqQQ")
 #: Extended attributes of one entry together, at most.
 _XATTRS_MAX: Final = 1 << 20
 #: Small files are shown as the present one now and then: nobody sees them all.
@@ -109,45 +112,94 @@ class _DirectoryJob(SourceJob):
         self._writer = writer
         self._cache_key, self._safe_before_ns = cache.key, cache.safe_before_ns
         self._links: dict[tuple[int, int], bytes] = {}
-        self._parent: object = None
         self._folder = b""
+        #: Of the files that were looked up lately: how many had to be read, less how many were known.
+        self._unknown = 0
 
     def add_tree(self, source: OpenFolder) -> None:
         plan = self._plan
-        for item in walk(
-            source.fd,
-            keep=self._selection.keep,
-            check=self._control.check,
-            skip_identities=plan.skip,
-            by_directory=True,
-        ):
-            if isinstance(item, TreeProblem):
-                self._problem(item.path, item.reason, item.message)
-                continue
-            if item.parent is not self._parent:
-                self._parent = item.parent
-                self._folder = item.path[: -len(item.name) - 1]
-            if len(self._folder) > _FOLDER_MAX:
-                self._leave_out(item)
-                continue
-            try:
-                if item.kind is SourceKind.FILE:
-                    self._add_file(item)
+        entries = SourceEntries(
+            source, plan.ignore, plan.skip, self._cache_key, self._tell, self._wants_content, self._control.check
+        )
+        with contextlib.closing(iter(entries)) as found:
+            for entry in found:
+                self._folder = entries.folder
+                if len(self._folder) > _FOLDER_MAX:
+                    self._leave_out(entry)
+                elif isinstance(entry, TreeEntry):
+                    self._add(entry)
                 else:
-                    self._add_other(item)
-            except OSError as error:
-                problem = problem_from(item.path, error, "cannot be read")
-                self._problem(problem.path, problem.reason, problem.message)
-        self.statistics.files_ignored = self._selection.ignored
+                    self._add_found(entry, entries)
+        self.statistics.files_ignored = entries.ignored
 
-    def _leave_out(self, entry: TreeEntry) -> None:
+    def _wants_content(self) -> bool:
+        """Whether more files have to be read than not."""
+        wants, self._unknown = self._unknown > 0, 0
+        return wants
+
+    def _tell(self, problem: TreeProblem) -> None:
+        self._problem(problem.path, problem.reason, problem.message)
+
+    def _path(self, name: bytes) -> bytes:
+        return self._folder + b"/" + name if self._folder else name
+
+    def _add(self, entry: TreeEntry) -> None:
+        try:
+            if entry.kind is SourceKind.FILE:
+                self._add_file(entry)
+            else:
+                self._add_other(entry)
+        except OSError as error:
+            self._tell(problem_from(entry.path, error, "cannot be read"))
+
+    def _add_found(self, found: FoundFile, entries: SourceEntries) -> None:
+        """A regular file with one name, that was looked at elsewhere and perhaps read."""
+        name, key, mode, uid, gid, mtime_ns, ctime_ns, size, sparse, content, attributes = found
+        known = self._writer.cached(key)
+        if known is not None:
+            self._unknown -= 1
+            self._show(name, size)
+            flags, tail, value = known
+            record = encode_entry(_FILE, flags, mode, uid, gid, mtime_ns, name, tail)
+            self._writer.add_cached(self._folder, name, record, key, value)
+        elif content is None:
+            self._add_unread(self._path(name), name, entries.level)
+            return
+        else:
+            self._unknown += 1
+            self._show(name, size)
+            flags, extras = self._extras(self._path(name), attributes) if attributes else (0, b"")
+            self._writer.add_small(
+                self._folder, name, flags | _SPARSE if sparse else flags, mode, uid, gid, mtime_ns, content, extras,
+                key if ctime_ns < self._safe_before_ns else None,
+            )  # fmt: skip
+        self._progress.count(size, 1)
+        counted = self.statistics
+        counted.files += 1
+        counted.original_size += size
+
+    def _add_unread(self, path: bytes, name: bytes, level: Level) -> None:
+        """A file that has to be looked at again and read: it is large, or changed just now."""
+        try:
+            status = os.stat(name, dir_fd=level.fd, follow_symlinks=False)
+        except OSError as error:
+            self._tell(problem_from(path, error, "cannot be examined"))
+            return
+        if stat.S_ISREG(status.st_mode):
+            self._add(TreeEntry(path, name, SourceKind.FILE, status, b"", level))
+        else:
+            text = f"{escape(path)} was a file and was replaced while the tree was read"
+            self._tell(TreeProblem(path, ProblemReason.VANISHED, text))
+
+    def _leave_out(self, entry: TreeEntry | FoundFile) -> None:
         self.statistics.complete = False
         self.statistics.files_skipped += 1
+        path = entry.path if isinstance(entry, TreeEntry) else self._path(entry[0])
         text = f"its folder's path has {len(self._folder)} bytes, a snapshot holds {_FOLDER_MAX}"
-        self._warn(entry.path, NAME_TOO_LONG, text)
+        self._warn(path, NAME_TOO_LONG, text)
 
     def _add_other(self, entry: TreeEntry) -> None:
-        flags, extras = self._extras(entry, entry.xattrs())
+        flags, extras = self._extras(entry.path, entry.xattrs())
         if entry.kind is SourceKind.DIRECTORY:
             refuse_folder(self._plan, entry)
             kind, tail = _DIRECTORY, folder_tail() + extras
@@ -164,17 +216,22 @@ class _DirectoryJob(SourceJob):
         )
         self._writer.add_entry(self._folder, entry.name, record)
 
-    def _add_file(self, entry: TreeEntry) -> None:
-        status, path = entry.stat, entry.path
-        size = status.st_size
+    def _show(self, name: bytes, size: int) -> None:
+        """Show a file of the present folder as the present one."""
         if size >= _SHOWN_SIZE or not self.statistics.files & _SHOWN_EVERY:
-            self._progress.current_file = path
+            self._progress.current_file = self._path(name)
+
+    def _add_file(self, entry: TreeEntry) -> None:
+        status = entry.stat
+        size = status.st_size
+        self._show(entry.name, size)
         if status.st_nlink > 1 and self._add_hardlink(entry):
             return
-        state = _STATE.pack(size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
-        key = blake3(path + state, key=self._cache_key).digest(16)
+        state = file_state(status)
+        key = blake3(entry.path + state, key=self._cache_key).digest(16)
         known = self._writer.cached(key)
         if known is not None:
+            self._unknown -= 1
             flags, tail, value = known
             record = encode_entry(
                 _FILE, flags, status.st_mode & 0o7777, status.st_uid, status.st_gid, status.st_mtime_ns, entry.name,
@@ -184,7 +241,8 @@ class _DirectoryJob(SourceJob):
             self._count(entry, status, size, changed=False)
             self._progress.count(size, 1)
         elif size < LARGE_FILE:
-            self._add_small(entry, key)
+            self._unknown += 1
+            self._add_small(entry, key, state)
         else:
             self._add_large(entry, key)
 
@@ -198,9 +256,9 @@ class _DirectoryJob(SourceJob):
         self._progress.advance(entry.size, 1)
         return True
 
-    def _add_small(self, entry: TreeEntry, key: bytes | None) -> None:
+    def _add_small(self, entry: TreeEntry, key: bytes | None, state: bytes) -> None:
         status, changed = entry.stat, False
-        found = read_unchanged(entry)
+        found = read_unchanged(entry.parent.fd, entry.name, state)
         if found is not None:
             content, attributes = found
             if not attributes and status.st_nlink == 1:
@@ -224,7 +282,7 @@ class _DirectoryJob(SourceJob):
                 return
             content, status, changed, key = stable.data, stable.stat, stable.changed, None
             attributes = entry.xattrs()
-        flags, extras = self._extras(entry, attributes) if attributes else (0, b"")
+        flags, extras = self._extras(entry.path, attributes) if attributes else (0, b"")
         if status.st_blocks * 512 < status.st_size:
             flags |= _SPARSE
         if changed:
@@ -249,7 +307,7 @@ class _DirectoryJob(SourceJob):
                 break
             self._progress.original_size = counted
             self._control.wait(0.1 * attempt)
-        flags, extras = self._extras(entry, attributes)
+        flags, extras = self._extras(entry.path, attributes)
         flags |= (_SPARSE if is_sparse(before) else 0) | (_CHANGED if changed else 0)
         same = before.st_ino == entry.ino and before.st_ctime_ns == entry.ctime_ns
         if changed or not same or before.st_ctime_ns >= self._safe_before_ns:
@@ -280,13 +338,13 @@ class _DirectoryJob(SourceJob):
             text = f"{escape(entry.path)} changed while it was read, {TRIES} times; it may mix two states"
             self._warn(entry.path, CHANGED, text)
 
-    def _extras(self, entry: TreeEntry, attributes: tuple[tuple[bytes, bytes], ...]) -> tuple[int, bytes]:
+    def _extras(self, path: bytes, attributes: Xattrs) -> tuple[int, bytes]:
         """Flag and record of extended attributes."""
         if not attributes:
             return 0, b""
         size = sum(len(name) + len(value) for name, value in attributes)
         if size > _XATTRS_MAX:
-            text = f"{escape(entry.path)} has {size} bytes of extended attributes; they are left out"
-            self._warn(entry.path, "XATTRS_TOO_LARGE", text)
+            text = f"{escape(path)} has {size} bytes of extended attributes; they are left out"
+            self._warn(path, "XATTRS_TOO_LARGE", text)
             return 0, b""
         return _XATTRS, encode_extras(attributes, None)

@@ -12,7 +12,6 @@ import os
 import pickle
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,7 +20,7 @@ from typing import Final, Self
 
 from holdfast_server.core.snapshot_place import StreamOrder
 from holdfast_server.errors import HoldfastError, Reason, ResourceExhausted, Unavailable
-from holdfast_server.process import ALLOCATOR
+from holdfast_server.process import start_module
 from holdfast_server.tasks.wallet_reader import ReaderDefect
 
 __all__ = ["SnapshotDownload", "SnapshotDownloads"]
@@ -162,16 +161,7 @@ class SnapshotDownload:
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self._theirs as theirs:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "holdfast_server.tasks.download_process"),
-                    *("--fd", str(theirs.fileno()), "--parent", str(os.getpid())),
-                ],
-                env={**ALLOCATOR, **os.environ},
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C in the terminal is the edge's to handle
-            )
+            process = start_module("holdfast_server.tasks.download_process", {"fd": theirs.fileno()})
         self.pid = process.pid
         return process
 

@@ -23,7 +23,6 @@ import os
 import pickle
 import socket
 import subprocess
-import sys
 import threading
 import time
 import traceback
@@ -34,7 +33,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar, TypeVarTuple
 
 from holdfast_server.errors import HoldfastError, Reason, ResourceExhausted, Unavailable
-from holdfast_server.process import ALLOCATOR, die_with_parent, forbid_core_dumps
+from holdfast_server.process import die_with_parent, forbid_core_dumps, start_module
 
 __all__ = ["ReaderDefect", "WalletReader"]
 
@@ -222,16 +221,8 @@ class _Process:
 
     def _start(self, theirs: socket.socket, threads: int) -> subprocess.Popen[bytes]:
         with theirs:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "holdfast_server.tasks.wallet_reader"),
-                    *("--fd", str(theirs.fileno()), "--parent", str(os.getpid()), "--threads", str(threads)),
-                ],
-                env={**ALLOCATOR, **os.environ},
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C in the terminal is the edge's to handle
-            )
+            options = ("--threads", str(threads))
+            process = start_module("holdfast_server.tasks.wallet_reader", {"fd": theirs.fileno()}, *options)
         self.pid = process.pid
         return process
 

@@ -21,6 +21,7 @@ from holdfast_server.repository.cutting import Cutter
 from holdfast_server.repository.format import ChunkType, pack_name
 from holdfast_server.repository.index import load_index
 from holdfast_server.repository.packs import PackRecord
+from holdfast_server.storage.entry import TreeEntry
 from holdfast_server.storage.objects import LocalObjects, MemoryObjects, ObjectStore
 from tests.harness import make_tree, snapshot
 from tests.nonces import NonceAudit, RecordingObjects
@@ -221,14 +222,19 @@ def reads(backups: Backups, source: Path, **values: int) -> tuple[str, list[byte
     """A backup, and the files whose content it has read."""
     read: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("read_unchanged", "FileReader"):
-            original = getattr(snapshot_backup, name)
+        read_unchanged, file_reader = snapshot_backup.read_unchanged, snapshot_backup.FileReader
 
-            def noted(entry: object, original: Callable[[object], object] = original) -> object:
-                read.append(entry.path)  # type: ignore[attr-defined]
-                return original(entry)
+        def noted(folder_fd: int, name: bytes, state: bytes) -> object:
+            folder = os.readlink(b"/proc/self/fd/%d" % folder_fd)
+            read.append(os.path.relpath(os.path.join(folder, name), os.fsencode(source)))
+            return read_unchanged(folder_fd, name, state)
 
-            patch.setattr(snapshot_backup, name, noted)
+        def noted_large(entry: TreeEntry) -> object:
+            read.append(entry.path)
+            return file_reader(entry)
+
+        patch.setattr(snapshot_backup, "read_unchanged", noted)
+        patch.setattr(snapshot_backup, "FileReader", noted_large)
         return backups.back_up(source, **values).run_id, read
 
 
