@@ -323,6 +323,9 @@ def _serve(orders: socket.socket, answers: Connection) -> None:
     except OSError as failure:
         error = failure.errno, failure.strerror or str(failure)
     sender.flush((selection.ignored, error))
+    # Whatever is unread here when this end closes would take with it what is unread there.
+    while orders.recv(1):
+        pass
 
 
 def _never() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -215,3 +216,15 @@ def test_a_walk_goes_on_behind_any_position(
         rest = entries_after(walk(fd, keep=lambda _, __: True, check=lambda: None, by_directory=True), after)
         assert [one.path for one in rest] == [one for one, _, _ in every[number + 1 :]]
         os.close(fd)
+
+
+def test_the_last_messages_arrive_however_slowly_they_are_taken(tmp_path: Path, early: list[SourceProcess]) -> None:
+    """The process must not end while messages of its are unread: the kernel would drop them."""
+    root = make(tmp_path / "source", 12, 20)
+    reading, found = Reading(root), []
+    for entry in reading:
+        found.append(entry)
+        if len(found) % 100 == 0:
+            time.sleep(0.02)
+    assert found == walked(root)
+    assert early[0]._process.returncode == -signal.SIGKILL  # it waited to be ended
