@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeVar
 import zstandard
 
 from holdfast_server.repository.crypto import Buffer, ContentPublicKey, IndexKeys, Segment
-from holdfast_server.repository.format import MESSAGE_TAG, TIER_OF, ChunkType, Tier
+from holdfast_server.repository.format import CHUNK_MAX, MESSAGE_TAG, TIER_OF, ChunkType, Tier
 from holdfast_server.repository.packs import Message, PackBuilder, PackRecord
 from holdfast_server.storage.objects import ObjectStore
 
@@ -28,6 +28,8 @@ _SEGMENT_MESSAGES: Final = 1 << 16
 #: Packs that wait to be put beside the one that is being put.
 _WAITING: Final = 1
 _TICK: Final = 0.05
+#: The level whose tables are halved.
+_HALVED: Final = 3
 
 
 class Jobs(Protocol[T_contra]):
@@ -197,7 +199,11 @@ class _Compressors(threading.local):
     """One compressor for each thread."""
 
     def __init__(self, level: int) -> None:
-        self._codec = zstandard.ZstdCompressor(level=level)
+        # Level 3's two tables have 768 KiB and drive each other out of a core's cache; half of that costs 2 % of what
+        # is stored and saves a tenth of the time.
+        tables = {"chain_log": 15, "hash_log": 16} if level == _HALVED else {}
+        parameters = zstandard.ZstdCompressionParameters.from_level(level, source_size=CHUNK_MAX, **tables)
+        self._codec = zstandard.ZstdCompressor(compression_params=parameters)
 
     def compress(self, content: Buffer) -> bytes:
         frame: bytes = self._codec.compress(content)
