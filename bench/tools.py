@@ -291,9 +291,26 @@ class Copy(_Program):
         return self._run("-r", str(self.store), str(target))
 
 
+class SyncedCopy(Copy):
+    """The same, until the copy is on the disk, where a backup and what Holdfast restores are when they are done."""
+
+    name = "cp-sync"
+    label = "`cp -r`, `sync`"
+
+    def backup(self) -> Usage:
+        return self._copy(".", str(self.store))
+
+    def restore(self, target: Path) -> Usage:
+        return self._copy(str(self.store), str(target))
+
+    def _copy(self, source: str, target: str) -> Usage:
+        command = 'cp -r "$1" "$2" && sync -f "$2"'
+        return measured(["sh", "-c", command, "cp", source, target], self.source, self._environment())
+
+
 #: Every tool, ours first.
 TOOLS: Sequence[Callable[[], Tool]] = (
-    Holdfast, Restic, lambda: Borg("lz4"), lambda: Borg("zstd,3"), Rustic, Copy,
+    Holdfast, Restic, lambda: Borg("lz4"), lambda: Borg("zstd,3"), Rustic, Copy, SyncedCopy,
 )  # fmt: skip
 
 
