@@ -320,7 +320,8 @@ def _show(session: Session, one: Backup) -> None:
         ("purged from", local_time(one.purge_time)),
         ("complete", "yes" if one.complete else "no"),
         ("archive", one.storage_path),
-        ("sealed", "yes, with age" if one.sealed else ""),
+        ("repository", one.repository_id),
+        ("sealed", _sealing(one)),
         ("size", "" if one.size is None else size(one.size)),
         ("sha256", one.sha256),
         ("made", local_time(one.create_time)),
@@ -336,6 +337,13 @@ def _show(session: Session, one: Backup) -> None:
         note = f"  {proof.message}" if one.sealed and proof.message else ""
         pairs.append(("verified", f"{local_time(proof.time)}  {level}  {result}  {checked}{note}"))
     session.record(pairs)
+
+
+def _sealing(one: Backup) -> str:
+    """What is sealed: the archive, or the repository that holds the snapshot."""
+    if not one.sealed:
+        return ""
+    return "yes, by its repository" if one.repository_id else "yes, with age"
 
 
 def _place(one: Backup) -> str:

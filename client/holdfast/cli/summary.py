@@ -244,7 +244,9 @@ def _verify(session: Session, result: VerifyResult) -> None:
     if result.sha256:
         session.line(f"  sha256 {result.sha256}")
     if result.damaged_count:
-        session.line(f"  {count(result.damaged_count, 'file')} cannot be restored:")
+        # Of a sealed repository, and where the snapshot itself is lost, there are no names.
+        ends = ":" if result.damaged_files else ""
+        session.line(f"  {count(result.damaged_count, 'file')} cannot be restored{ends}")
         for path in result.damaged_files:
             session.line(f"    {safe(path)}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -260,6 +261,21 @@ def test_the_life_of_a_backup(run: Run, service: FakeService) -> None:
     assert run("backup", "create", "a", "--to", "/x", "--format", "zip", "--detach", *given)[0] == 0
     made = service.calls[-1][1]
     assert (made.backup_id, made.locked) == (given[1], True)
+
+
+def test_a_snapshot_is_shown_with_its_repository(run: Run, service: FakeService) -> None:
+    backup_id = service.add_backup(b"content")
+    service.backups[backup_id].MergeFrom(backup_pb2.Backup(repository_id="vault", sealed=True))
+    out = run("backup", "get", backup_id)[1]
+    assert re.search(r"^repository +vault$", out, re.MULTILINE)
+    assert re.search(r"^sealed +yes, by its repository$", out, re.MULTILINE)
+    assert "with age" not in out
+
+
+def test_damage_without_names_ends_its_line(run: Run, service: FakeService) -> None:
+    found = task_pb2.VerifyResult(backup_id="b", level=3, damaged_count=3)
+    service.on_create = lambda task: task.state(task_pb2.TASK_STATE_FAILED, verify_result=found)
+    assert "  3 files cannot be restored\n" in run("backup", "verify", "b")[1]
 
 
 def test_verify_and_restore(run: Run, service: FakeService) -> None:
