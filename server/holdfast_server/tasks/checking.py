@@ -74,14 +74,21 @@ def damage_error(what: str, report: CheckReport, metadata: Mapping[str, str]) ->
     """The error for a check that found something."""
     found = []
     if report.damaged:
-        found.append(f"{len(report.damaged)} damaged or missing object(s), the first {report.damaged[0].object}")
+        named = report.damaged[0].object
+        number = len(report.damaged)
+        found.append(
+            f"object {named} is damaged or missing"
+            if number == 1
+            else f"{number} objects are damaged or missing, the first {named}"
+        )
     if report.backups_damaged:
-        found.append(f"{len(report.backups_damaged)} backup(s) that lost something")
+        number = len(report.backups_damaged)
+        found.append("1 backup has lost something" if number == 1 else f"{number} backups have lost something")
     numbers = {
         "damaged_objects": str(len(report.damaged)),
         "damaged_backups": str(len(report.backups_damaged)),
         "objects": " ".join(one.object for one in report.damaged[:10]),
     }
     return DataLoss(
-        Reason.CHECKSUM_MISMATCH, f"{what} is damaged: {' and '.join(found)}", metadata={**metadata, **numbers}
+        Reason.CHECKSUM_MISMATCH, f"{what} is damaged: {'; '.join(found)}", metadata={**metadata, **numbers}
     )
