@@ -188,6 +188,15 @@ def test_what_is_refused(server: Server, tmp_path: Path) -> None:
     assert refused(lambda: get(server, "refused")) == ("NOT_FOUND", "REPOSITORY_NOT_FOUND")
 
 
+def test_a_repository_that_is_not_sealed_is_not_called_sealed(server: Server, tmp_path: Path) -> None:
+    create(server, "open", tmp_path / "open")
+    with pytest.raises(grpc.RpcError) as caught:
+        server.repositories.UnlockRepository(pb.UnlockRepositoryRequest(repository_id="open"), timeout=PATIENCE)
+    failure = failure_of(caught.value)
+    assert failure.name == "FAILED_PRECONDITION/KEY_REQUIRED"
+    assert "open is not sealed, so there is nothing to unlock" in failure.text
+
+
 def test_pages_of_the_client(server: Server, tmp_path: Path) -> None:
     with holdfast.connect(data_dir=server.data_dir) as client:
         for number in range(5):

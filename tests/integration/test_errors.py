@@ -239,6 +239,17 @@ def test_unknown_ids_are_not_found(place: Place) -> None:
             assert refused(call, request).name == f"NOT_FOUND/{noun}_NOT_FOUND"
 
 
+def test_an_id_that_was_not_given_is_said_so(shared_server: Server) -> None:
+    cases: list[tuple[Any, Any, str]] = [
+        (shared_server.sources.GetSource, source_calls.GetSourceRequest(), "source"),
+        (shared_server.backups.GetBackup, backup_calls.GetBackupRequest(), "backup"),
+        (shared_server.repositories.GetRepository, repository_calls.GetRepositoryRequest(), "repository"),
+        (shared_server.tasks.GetTask, task_calls.GetTaskRequest(), "task"),
+    ]
+    for call, request, noun in cases:
+        assert refused(call, request).text == f"there is no {noun} without an id"
+
+
 def test_wrong_registrations(place: Place) -> None:
     register = place.server.sources.RegisterSource
     directory = source_pb2.SOURCE_KIND_DIRECTORY

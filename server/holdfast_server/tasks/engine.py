@@ -366,7 +366,8 @@ def _secrets(connection: sa.Connection, credentials: Credentials, now: int) -> I
 
 
 def task_not_found(task_id: str) -> NotFound:
-    return NotFound(Reason.TASK_NOT_FOUND, f"there is no task {task_id}", metadata={"task_id": task_id})
+    text = f"there is no task {task_id or 'without an id'}"
+    return NotFound(Reason.TASK_NOT_FOUND, text, metadata={"task_id": task_id})
 
 
 def _recovering_elsewhere(connection: sa.Connection) -> bool:

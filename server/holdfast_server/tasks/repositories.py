@@ -30,7 +30,15 @@ from holdfast_server.core.repository_place import (
     open_place,
     require_newest,
 )
-from holdfast_server.errors import AlreadyExists, HoldfastError, NotFound, Reason, Unavailable, invalid_field
+from holdfast_server.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    HoldfastError,
+    NotFound,
+    Reason,
+    Unavailable,
+    invalid_field,
+)
 from holdfast_server.storage.folder import OpenFolder, checked_path, lies_within, open_deepest, open_folder
 from holdfast_server.storage.local import translate_os_error
 from holdfast_server.storage.policy import FolderPolicy
@@ -166,7 +174,7 @@ class RepositoryRegistry:
         row = self._row(repository_id)
         secret = _secret_of(credentials)
         if secret is None:
-            raise content_key_required(repository_id)
+            raise content_key_required(repository_id) if row.sealed else _nothing_to_unlock(repository_id)
         text = self._reader.run(content_text, repository_place(row, self._data_dir), secret, wanted=wanted)
         if row.sealed:
             until = self._clock.now() + int(seconds * 1_000_000)
@@ -302,7 +310,7 @@ def require_repository(connection: sa.Connection, repository_id: str) -> Reposit
     """Raises NotFound/REPOSITORY_NOT_FOUND."""
     row = repositories.get_repository(connection, repository_id)
     if row is None:
-        text = f"there is no repository {repository_id}"
+        text = f"there is no repository {repository_id or 'without an id'}"
         raise NotFound(Reason.REPOSITORY_NOT_FOUND, text, metadata={"repository_id": repository_id})
     return row
 
@@ -332,6 +340,15 @@ def open_writable(row: RepositoryRow, data_dir: bytes) -> OpenRepository:
 
 def _secret_of(credentials: Credentials | None) -> str | None:
     return (credentials.passphrase or credentials.private_key) if credentials else None
+
+
+def _nothing_to_unlock(repository_id: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        Reason.KEY_REQUIRED,
+        f"repository {repository_id} is not sealed, so there is nothing to unlock; a passphrase, a key file or the "
+        "recovery key is only tried on its key slots",
+        metadata={"repository_id": repository_id},
+    )
 
 
 def _require_free_id(connection: sa.Connection, repository_id: str) -> None:

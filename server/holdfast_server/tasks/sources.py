@@ -217,7 +217,8 @@ def require_source(connection: sa.Connection, source_id: str) -> SourceRow:
 
 
 def source_not_found(source_id: str) -> HoldfastError:
-    return NotFound(Reason.SOURCE_NOT_FOUND, f"there is no source {source_id}", metadata={"source_id": source_id})
+    text = f"there is no source {source_id or 'without an id'}"
+    return NotFound(Reason.SOURCE_NOT_FOUND, text, metadata={"source_id": source_id})
 
 
 def source_suspended(source_id: str) -> HoldfastError:

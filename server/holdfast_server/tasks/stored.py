@@ -31,7 +31,8 @@ def find_backup(connection: sa.Connection, backup_id: str) -> BackupRow:
     """A backup, also one in the trash. Raises NotFound/BACKUP_NOT_FOUND."""
     row = backups.get_backup(connection, backup_id)
     if row is None:
-        raise NotFound(Reason.BACKUP_NOT_FOUND, f"there is no backup {backup_id}", metadata={"backup_id": backup_id})
+        text = f"there is no backup {backup_id or 'without an id'}"
+        raise NotFound(Reason.BACKUP_NOT_FOUND, text, metadata={"backup_id": backup_id})
     return row
 
 
