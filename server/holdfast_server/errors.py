@@ -157,12 +157,12 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.NO_WORKER: "Start a worker, or repeat the call after the given delay.",
     Reason.SOURCE_UNREADABLE: "Make the named file readable, ignore it by a pattern, or use on_source_error WARN.",
     Reason.FILE_NOT_FOUND: "Name a regular file of the server, by its own path, that the service may read.",
-    Reason.FOLDER_NOT_FOUND: "Create the folder, or set create_folder.",
+    Reason.FOLDER_NOT_FOUND: "Create the folder, or set create_folder, for a restore create_parents.",
     Reason.FOLDER_NOT_CREATABLE: "Create the folder by hand with the service's rights.",
     Reason.FOLDER_NOT_WRITABLE: "Give the service the right to write to the folder.",
     Reason.FOLDER_NOT_EMPTY: "Name a folder that does not exist yet, or an empty one.",
     Reason.TARGET_CHANGED: "Look at the named entry, then restore into another folder.",
-    Reason.ENTRY_NOT_FOUND: "Name a path that the backup or archive holds, as its manifest writes it.",
+    Reason.ENTRY_NOT_FOUND: "Name a path of the backup or archive, as ListBackupEntries or its manifest writes it.",
     Reason.FOLDER_INSIDE_DATA_DIR: "Name a folder outside the service's data directory.",
     Reason.FOLDER_INSIDE_SOURCE: "Name a folder outside the sources that are backed up.",
     Reason.PATH_NOT_ALLOWED: "Name a path below one of the configured [paths] roots, or extend them.",
@@ -177,7 +177,7 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.NOT_REPRESENTABLE: (
         "Choose another format, or use ExportBackup, which leaves such entries out and names them."
     ),
-    Reason.CHECKSUM_MISMATCH: "Restore from another backup; the named one is damaged. Check the disk that holds it.",
+    Reason.CHECKSUM_MISMATCH: "What is named is damaged: restore from another backup, and check the disk that has it.",
     Reason.WALLET_UNLOCKED: (
         "Back the wallet up as itself and leave its folder out here with an ignore pattern, or lock it first."
     ),
