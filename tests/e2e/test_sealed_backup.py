@@ -69,11 +69,9 @@ def test_the_whole_way(server: Server, source: Path, tmp_path: Path, tar: bool) 
         assert not task.verify_result.sealed_hash_only
     assert task.verify_result.files_checked == backup.statistics.files
     proofs = server.backups.GetBackup(backup_service_pb2.GetBackupRequest(backup_id=backup.backup_id)).verifications
-    assert [one.level for one in proofs] == [CHECKSUM] * 4 + [STRUCTURE, READ_DATA]
-    assert [one.message for one in proofs[1:]] == ["sealed: checked by its hash alone, for want of an identity"] * 3 + [
-        "",
-        "",
-    ]
+    assert [one.level for one in proofs] == [READ_DATA, STRUCTURE] + [CHECKSUM] * 4, "the newest comes first"
+    alone = "sealed: checked by its hash alone, for want of an identity"
+    assert [one.message for one in proofs[:-1]] == ["", "", alone, alone, alone]
 
     task = server.restore(backup.backup_id, tmp_path / "back", identity=f"# a comment\n{PRIVATE}\n")
     assert task.state == COMPLETED, task

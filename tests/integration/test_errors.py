@@ -540,7 +540,7 @@ def test_stored_archives_that_are_gone_or_damaged(place: Place) -> None:
             "DATA_LOSS",
             "CHECKSUM_MISMATCH",
         )
-    assert not server.backup_of(place.task).verifications[-1].ok
+    assert not server.backup_of(place.task).verifications[0].ok
     restored = server.restore(place.backup_id, place.base / "back")
     assert restored.state == task_pb2.TASK_STATE_FAILED
     assert not (place.base / "back").exists()

@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _SHOWN = 100
+_PROOFS = 20
 
 _LEVELS = {
     "DEBUG": task_pb2.LOG_LEVEL_DEBUG,
@@ -247,7 +248,7 @@ def backup_message(row: BackupRow, verifications: Sequence[VerificationRow] = ()
         complete_time=optional_time(row.complete_time),
         update_time=timestamp(row.update_time),
         statistics=_statistics_message(row.statistics) if row.statistics else None,
-        verifications=[_verification_message(one) for one in verifications[-_SHOWN:]],
+        verifications=[_verification_message(one) for one in reversed(verifications[-_PROOFS:])],
         task_id=row.task_id,
         complete=bool(row.complete),
         format=f"ARCHIVE_FORMAT_{row.format}" if row.format else None,
