@@ -91,6 +91,7 @@ class Reason(StrEnum):
     ENTRY_NOT_FOUND = "ENTRY_NOT_FOUND"
     FOLDER_INSIDE_DATA_DIR = "FOLDER_INSIDE_DATA_DIR"
     FOLDER_INSIDE_SOURCE = "FOLDER_INSIDE_SOURCE"
+    FOLDER_INSIDE_REPOSITORY = "FOLDER_INSIDE_REPOSITORY"
     PATH_NOT_ALLOWED = "PATH_NOT_ALLOWED"
     BAD_CREDENTIALS = "BAD_CREDENTIALS"
     DISK_FULL = "DISK_FULL"
@@ -165,6 +166,7 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.ENTRY_NOT_FOUND: "Name a path of the backup or archive, as ListBackupEntries or its manifest writes it.",
     Reason.FOLDER_INSIDE_DATA_DIR: "Name a folder outside the service's data directory.",
     Reason.FOLDER_INSIDE_SOURCE: "Name a folder outside the sources that are backed up.",
+    Reason.FOLDER_INSIDE_REPOSITORY: "Name a folder outside the repository's folder.",
     Reason.PATH_NOT_ALLOWED: "Name a path below one of the configured [paths] roots, or extend them.",
     Reason.BAD_CREDENTIALS: (
         "Send `authorization: Bearer <token>` with the token from admin.token in the data directory."

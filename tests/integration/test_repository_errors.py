@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from holdfast.v1 import backup_service_pb2, source_service_pb2, task_pb2
+from holdfast.v1 import (
+    backup_pb2,
+    backup_service_pb2,
+    export_service_pb2,
+    restore_service_pb2,
+    source_service_pb2,
+    task_pb2,
+)
 from tests.harness import PATIENCE, Server, make_tree, snapshot
 from tests.integration.test_errors import refused
 from tests.served_repositories import back_up, create_repository, order_snapshot
@@ -97,6 +104,26 @@ def test_maintenance_is_refused_by_name(place: Place, call: Callable[..., Any]) 
         with place.unchanged():
             failure = refused(call, order)
         assert (failure.reason, failure.metadata["field"]) == ("NOT_AVAILABLE", "maintenance")
+
+
+def test_nothing_is_written_into_the_folder_of_a_repository(place: Place) -> None:
+    server, folder = place.server, place.vault / "packs"
+    archive = server.order(place.source_id, folder)
+    export = export_service_pb2.ExportBackupRequest(
+        backup_id=place.backup_id, folder=str(folder), format=backup_pb2.ARCHIVE_FORMAT_ZIP
+    )
+    restore = restore_service_pb2.RestoreBackupRequest(backup_id=place.backup_id)
+    restore.new_folder.folder = str(place.vault / "new")
+    for call, request in (
+        (server.backups.CreateBackup, archive),
+        (server.exports.ExportBackup, export),
+        (server.restores.RestoreBackup, restore),
+    ):
+        for dry_run in (True, False):
+            request.dry_run = dry_run
+            with place.unchanged():
+                failure = refused(call, request)
+            assert failure.name == "FAILED_PRECONDITION/FOLDER_INSIDE_REPOSITORY", request
 
 
 @pytest.mark.parametrize("inside", ["repository in source", "source in repository", "through a link"])

@@ -185,8 +185,10 @@ class RepositoryServiceServicer(object):
     def CheckRepository(self, request, context):
         """Starts a task that verifies the repository at a level. Zero checked is never a success.
 
-        Errors: as PruneRepository; FAILED_PRECONDITION/KEY_REQUIRED, KEY_WRONG (READ_DATA and RESTORE_DRILL while sealed).
-        In the task: DATA_LOSS/CHECKSUM_MISMATCH with what is damaged.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD; NOT_FOUND/REPOSITORY_NOT_FOUND; ALREADY_EXISTS/REQUEST_ID_REUSED;
+        FAILED_PRECONDITION/KEY_REQUIRED (READ_DATA and RESTORE_DRILL while sealed). In the task: KEY_WRONG,
+        REPOSITORY_REPLACED; UNAVAILABLE/STORAGE_UNREACHABLE; DATA_LOSS/CHECKSUM_MISMATCH with what is damaged or was rolled
+        back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

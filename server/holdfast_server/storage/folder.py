@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from typing import Self
 
 from holdfast_server.errors import FailedPrecondition, HoldfastError, Reason, invalid_field
@@ -21,6 +22,7 @@ __all__ = [
     "READING_FLAGS",
     "Deepest",
     "OpenFolder",
+    "ancestors",
     "checked_path",
     "has_ancestor",
     "lies_within",
@@ -82,19 +84,22 @@ def _identity(fd: int) -> tuple[int, int]:
 def has_ancestor(folder_fd: int, container_fd: int) -> bool:
     """Whether the folder is the container or is reached through it, asking `..` up to the root."""
     container = _identity(container_fd)
+    return any(_identity(fd) == container for fd in ancestors(folder_fd))
+
+
+def ancestors(folder_fd: int) -> Iterator[int]:
+    """The folder itself and each above it, up to the root, as descriptors to be passed; each is open for its turn."""
     fd = os.dup(folder_fd)
     try:
         previous, same = None, 0
         while same < _SAME_PARENT:
+            yield fd
             current = _identity(fd)
-            if current == container:
-                return True
             same = same + 1 if current == previous else 0
             previous = current
             parent = os.open(b"..", PASSING_FLAGS, dir_fd=fd)
             os.close(fd)
             fd = parent
-        return False
     finally:
         os.close(fd)
 

@@ -29,6 +29,7 @@ from holdfast_server.storage.folder import (
 )
 from holdfast_server.storage.local import fsync_directory, translate_os_error
 from holdfast_server.storage.names import escape
+from holdfast_server.storage.repository_folder import require_apart
 
 __all__ = ["FolderPolicy", "RestoreTarget"]
 
@@ -138,9 +139,17 @@ class FolderPolicy:
             return _opened(found.folder.fd, raw, os.R_OK | os.X_OK, Reason.SOURCE_UNREADABLE)
 
     def check_destination(
-        self, path: str | bytes, field: str, *, sources: Sequence[OpenFolder], create: bool, dry_run: bool = False
+        self,
+        path: str | bytes,
+        field: str,
+        *,
+        sources: Sequence[OpenFolder],
+        create: bool,
+        dry_run: bool = False,
+        in_repository: bool = False,
     ) -> OpenFolder | None:
-        """A folder to write archives to: below a root, not in the data directory, not in any of the sources, writable.
+        """A folder to write to: below a root, not in the data directory, in none of the sources, writable, and in no
+        repository unless `in_repository` lets it.
 
         A missing one is made (0700) if `create` says so, after all checks of what exists of its path; what was made is
         removed again on failure. None for a dry run of a folder that does not exist yet.
@@ -148,6 +157,8 @@ class FolderPolicy:
         raw = checked_path(path, field)
         with open_deepest(raw) as found:
             self._check_place(found.folder.fd, raw, sources)
+            if not in_repository:
+                require_apart(found.folder.fd, raw)
             if not found.missing:
                 return _opened(found.folder.fd, raw, os.W_OK | os.X_OK, Reason.FOLDER_NOT_WRITABLE)
             _check_missing(found, raw, field, create)
@@ -159,7 +170,8 @@ class FolderPolicy:
     def check_restore_target(
         self, path: str | bytes, field: str, *, create_parents: bool, dry_run: bool = False
     ) -> RestoreTarget:
-        """A folder to restore into, which does not exist or is empty, below a root and not in the data directory.
+        """A folder to restore into, which does not exist or is empty, below a root, not in the data directory and in no
+        repository.
 
         The folder itself is not made, its parents are if `create_parents` says so. Its parent is writable, or it exists
         and is. FOLDER_NOT_EMPTY for whatever else is there, links among it.
@@ -173,6 +185,7 @@ class FolderPolicy:
             if not found.missing:
                 return self._target(found.folder.fd, raw, parent_path, name)
             self._check_place(found.folder.fd, raw)
+            require_apart(found.folder.fd, raw)
             _check_missing(found, parent_path, field, create_parents)
             if dry_run:
                 _check_creatable(found, parent_path)
@@ -218,6 +231,7 @@ class FolderPolicy:
             is_directory = stat.S_ISDIR(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode)
         except FileNotFoundError:
             self._check_place(parent_fd, raw)
+            require_apart(parent_fd, raw)
             parent = _opened(parent_fd, parent_path, os.W_OK | os.X_OK, Reason.FOLDER_NOT_WRITABLE)
             return RestoreTarget(parent, name, None)
         except OSError as error:
@@ -234,6 +248,7 @@ class FolderPolicy:
             raise open_error(error, raw, Reason.FOLDER_NOT_WRITABLE) from error
         try:
             self._check_place(passed, raw)
+            require_apart(passed, raw)
             existing = _opened(passed, raw, os.W_OK | os.X_OK, Reason.FOLDER_NOT_WRITABLE)
         finally:
             os.close(passed)

@@ -30,15 +30,7 @@ from holdfast_server.core.repository_place import (
     open_place,
     require_newest,
 )
-from holdfast_server.errors import (
-    AlreadyExists,
-    FailedPrecondition,
-    HoldfastError,
-    NotFound,
-    Reason,
-    Unavailable,
-    invalid_field,
-)
+from holdfast_server.errors import AlreadyExists, HoldfastError, NotFound, Reason, Unavailable, invalid_field
 from holdfast_server.storage.folder import OpenFolder, checked_path, lies_within, open_deepest, open_folder
 from holdfast_server.storage.local import translate_os_error
 from holdfast_server.storage.policy import FolderPolicy
@@ -46,7 +38,7 @@ from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.held_keys import HeldKeys
 from holdfast_server.tasks.new_repository import NewRepositories, keys_folder
 from holdfast_server.tasks.sources import check_display_name
-from holdfast_server.tasks.task_keys import content_key_required
+from holdfast_server.tasks.task_keys import content_key_required, nothing_to_unlock
 from holdfast_server.tasks.wallet_reader import WalletReader
 
 __all__ = [
@@ -174,7 +166,7 @@ class RepositoryRegistry:
         row = self._row(repository_id)
         secret = _secret_of(credentials)
         if secret is None:
-            raise content_key_required(repository_id) if row.sealed else _nothing_to_unlock(repository_id)
+            raise content_key_required(repository_id) if row.sealed else nothing_to_unlock(repository_id)
         text = self._reader.run(content_text, repository_place(row, self._data_dir), secret, wanted=wanted)
         if row.sealed:
             until = self._clock.now() + int(seconds * 1_000_000)
@@ -266,7 +258,10 @@ class RepositoryRegistry:
             others = repositories.locations(connection)
         with ExitStack() as stack:
             opened = _opened(stack, backed_up)
-            check = partial(self._policy.check_destination, order.location, "location", sources=opened)
+            # Which repository lies there is told below.
+            check = partial(
+                self._policy.check_destination, order.location, "location", sources=opened, in_repository=True
+            )
             seen = check(create=order.create_folder, dry_run=True)
             if seen is not None:
                 seen.close()
@@ -340,15 +335,6 @@ def open_writable(row: RepositoryRow, data_dir: bytes) -> OpenRepository:
 
 def _secret_of(credentials: Credentials | None) -> str | None:
     return (credentials.passphrase or credentials.private_key) if credentials else None
-
-
-def _nothing_to_unlock(repository_id: str) -> FailedPrecondition:
-    return FailedPrecondition(
-        Reason.KEY_REQUIRED,
-        f"repository {repository_id} is not sealed, so there is nothing to unlock; a passphrase, a key file or the "
-        "recovery key is only tried on its key slots",
-        metadata={"repository_id": repository_id},
-    )
 
 
 def _require_free_id(connection: sa.Connection, repository_id: str) -> None:

@@ -11,7 +11,7 @@ from holdfast_server.repository import ContentKeys
 from holdfast_server.tasks.credentials import SECRET_SECONDS, Credentials
 from holdfast_server.wallets.envelope import Keyring, WalletKey
 
-__all__ = ["TaskKeys", "content_key_required"]
+__all__ = ["TaskKeys", "content_key_required", "nothing_to_unlock"]
 
 
 class TaskKeys:
@@ -101,5 +101,14 @@ def content_key_required(repository_id: str) -> FailedPrecondition:
         Reason.KEY_REQUIRED,
         f"repository {repository_id} is sealed and not unlocked: unlock it, or call again with a passphrase, a key "
         "file or the recovery key that opens it",
+        metadata={"repository_id": repository_id},
+    )
+
+
+def nothing_to_unlock(repository_id: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        Reason.KEY_REQUIRED,
+        f"repository {repository_id} is not sealed, so there is nothing to unlock; a passphrase, a key file or the "
+        "recovery key is only tried on its key slots",
         metadata={"repository_id": repository_id},
     )

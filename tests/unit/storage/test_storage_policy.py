@@ -16,7 +16,9 @@ from holdfast_server.errors import (
     PermissionDenied,
     Reason,
 )
+from holdfast_server.repository import create_repository
 from holdfast_server.storage.folder import OpenFolder, open_folder
+from holdfast_server.storage.local_objects import LocalObjects
 from holdfast_server.storage.policy import FolderPolicy
 
 from .conftest import NOBODY, Mounter
@@ -41,6 +43,13 @@ class Place:
         return self.policy.check_destination(
             str(path), "target.folder", sources=[self.source], create=create, dry_run=dry_run
         )
+
+
+def make_repository(folder: Path) -> None:
+    """A repository, as it lies in a folder."""
+    (folder / "packs").mkdir(parents=True)
+    with open_folder(str(folder)) as opened, LocalObjects(opened.fd, opened.display) as store:
+        create_repository(store, sealed=False, slots=(), compression_level=3, now_us=1)
 
 
 @pytest.fixture
@@ -146,6 +155,9 @@ def test_a_present_destination(place: Place) -> None:
         ("root/to-source/new", Reason.FOLDER_INSIDE_SOURCE),
         ("root/data", Reason.FOLDER_INSIDE_DATA_DIR),
         ("root/data/new", Reason.FOLDER_INSIDE_DATA_DIR),
+        ("root/vault", Reason.FOLDER_INSIDE_REPOSITORY),
+        ("root/vault/packs", Reason.FOLDER_INSIDE_REPOSITORY),
+        ("root/to-vault/new/er", Reason.FOLDER_INSIDE_REPOSITORY),
         ("outside", Reason.PATH_NOT_ALLOWED),
         ("outside/new", Reason.PATH_NOT_ALLOWED),
         ("root/out/new", Reason.PATH_NOT_ALLOWED),
@@ -159,6 +171,8 @@ def test_refused_destinations(place: Place, path: str, reason: Reason, create: b
     (place.root / "file").write_bytes(b"")
     (place.root / "out").symlink_to(place.base / "outside")
     (place.root / "to-source").symlink_to("source")
+    make_repository(place.root / "vault")
+    (place.root / "to-vault").symlink_to("vault/packs")
     before = sorted(place.base.rglob("*"))
     for dry_run in (False, True):
         error = refused(lambda d=dry_run: place.destination(f"{place.base}/{path}", create=create, dry_run=d))  # type: ignore[misc]
@@ -168,6 +182,14 @@ def test_refused_destinations(place: Place, path: str, reason: Reason, create: b
         assert error.metadata["source_path"] == str(place.root / "source")
     if reason is Reason.INVALID_FIELD:
         assert isinstance(error, InvalidArgument)
+
+
+def test_what_only_looks_like_a_repository_is_none(place: Place) -> None:
+    for content in (b"", b"HOLDFAST_SERVER_LISTEN=127.0.0.1:50551\n", b"[core]\n"):
+        (place.root / "backups" / "config").write_bytes(content)
+        found = place.destination(place.root / "backups")
+        assert found is not None
+        found.close()
 
 
 def test_aliases_by_bind_mounts(place: Place, mount: Mounter) -> None:
@@ -311,6 +333,9 @@ def test_a_restore_target_that_is_empty(place: Place) -> None:
         ("root/data/new", Reason.FOLDER_INSIDE_DATA_DIR),
         ("root/data/new/er", Reason.FOLDER_INSIDE_DATA_DIR),
         ("root/to-data/new", Reason.FOLDER_INSIDE_DATA_DIR),
+        ("root/vault/new", Reason.FOLDER_INSIDE_REPOSITORY),
+        ("root/vault/packs", Reason.FOLDER_INSIDE_REPOSITORY),
+        ("root/to-vault/new/er", Reason.FOLDER_INSIDE_REPOSITORY),
         ("outside", Reason.PATH_NOT_ALLOWED),
         ("outside/new", Reason.PATH_NOT_ALLOWED),
         ("outside/new/er", Reason.PATH_NOT_ALLOWED),
@@ -326,6 +351,8 @@ def test_refused_restore_targets(place: Place, path: str, reason: Reason) -> Non
     (place.root / "to-empty").symlink_to("backups")
     (place.root / "to-data").symlink_to("data")
     (place.root / "dangling").symlink_to("nowhere")
+    make_repository(place.root / "vault")
+    (place.root / "to-vault").symlink_to("vault")
     before = sorted(place.base.rglob("*"))
     error = refused(lambda: place.policy.check_restore_target(f"{place.base}/{path}", "folder", create_parents=True))
     assert error.reason is reason
