@@ -195,6 +195,11 @@ def test_a_repository_that_is_not_sealed_is_not_called_sealed(server: Server, tm
     failure = failure_of(caught.value)
     assert failure.name == "FAILED_PRECONDITION/KEY_REQUIRED"
     assert "open is not sealed, so there is nothing to unlock" in failure.text
+    with pytest.raises(grpc.RpcError) as caught:
+        unlock(server, "open", passphrase=PASSPHRASE)
+    failure = failure_of(caught.value)
+    assert failure.name == "FAILED_PRECONDITION/KEY_WRONG"
+    assert "open has no key slots, so no secret opens it" in failure.text
 
 
 def test_pages_of_the_client(server: Server, tmp_path: Path) -> None:

@@ -146,6 +146,8 @@ def open_content(opened: OpenRepository, secret: str) -> ContentKeys:
         if error.reason is not Reason.KEY_WRONG:
             raise
         text = f"this opens no key slot of repository {opened.repository_id}"
+        if not opened.repository.slots():
+            text = f"repository {opened.repository_id} has no key slots, so no secret opens it"
         raise FailedPrecondition(
             Reason.KEY_WRONG, text, metadata={**error.metadata, "repository_id": opened.repository_id}
         ) from error
