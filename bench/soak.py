@@ -55,7 +55,7 @@ SUITES = (
         rounds=30,
         per_round=10,
         arguments=["tests/fault/test_snapshot_kills.py"],
-        environment={"HOLDFAST_KILLS": "10"},
+        environment={"HOLDFAST_KILLS": "10", "HOLDFAST_FILES": "3000"},
     ),
     Suite(
         "repository-crashes",

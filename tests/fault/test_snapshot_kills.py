@@ -1,7 +1,8 @@
 """SIGKILL of the service's processes in the middle of backups into a repository.
 
 No acknowledged snapshot is lost, nothing has to be unlocked, the next backup succeeds, packs that were finished are not
-sent again, and no nonce is used twice. HOLDFAST_KILLS sets how many kills there are, HOLDFAST_SEED their seed.
+sent again, and no nonce is used twice. HOLDFAST_KILLS sets how many kills there are, HOLDFAST_SEED their seed,
+HOLDFAST_FILES how many files the source has: a process of its own reads some thousand.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tests.repositories import assert_nothing_sent_again, opened_at, packs_of, r
 
 KILLS = int(os.environ.get("HOLDFAST_KILLS", "10"))
 SEED = int(os.environ.get("HOLDFAST_SEED", "2026"))
+FILES = int(os.environ.get("HOLDFAST_FILES", "200"))
 #: New content of each backup, in MiB: a pack and a part of one.
 NEW = 36
 
@@ -53,7 +55,7 @@ def content_of(repository: Repository) -> ContentKeys:
 @pytest.mark.timeout(max(240, KILLS * 30))
 def test_kills_at_random_moments_of_a_backup_into_a_repository(new_server: MakeServer, tmp_path: Path) -> None:
     draw = random.Random(SEED)
-    source, vault = make_tree(tmp_path / "source", 1, files=200), tmp_path / "vault"
+    source, vault = make_tree(tmp_path / "source", 1, files=FILES), tmp_path / "vault"
     (source / "large.bin").touch()
     server = new_server(environment={"HOLDFAST_TASKS_LEASE_SECONDS": "1"})
     server.register(source, "source")
