@@ -21,6 +21,28 @@ settings.register_profile("soak", max_examples=1000, deadline=None, suppress_hea
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long tests: the last test of a run ought to be a short one.
+
+    `--dist worksteal` first gives each of its processes a row of as many tests; each row begins with its part of the
+    long ones. All else stays in the order it came in, which is random.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.get_closest_marker("long")]
+    short = [item for item in items if not item.get_closest_marker("long")]
+    left = len(items)
+    items.clear()
+    for number in range(processes):
+        row = left // (processes - number)
+        left -= row
+        first = long[number::processes]
+        rest = max(row - len(first), 0)
+        items += first + short[:rest]
+        del short[:rest]
+    items += short
+
+
 @pytest.fixture
 def memory_path(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory where there is one, for tests of code that waits for the disk all the time."""

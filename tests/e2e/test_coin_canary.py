@@ -91,6 +91,7 @@ def assert_nowhere(server: Server, *folders: Path) -> None:
     assert CANARY.search(server.base, server.base.parent / "tmp", *folders) == []
 
 
+@pytest.mark.long
 def test_backups_of_an_unlocked_wallet_hold_no_number(server: Server, tmp_path: Path) -> None:
     purse, clear, vault = tmp_path / "purse", tmp_path / "clear", tmp_path / "vault"
     coins = [path for path in purse.rglob("*") if path.is_file() and CANARY.search(path)]
@@ -120,6 +121,7 @@ def test_backups_of_an_unlocked_wallet_hold_no_number(server: Server, tmp_path: 
     assert_nowhere(server, vault)
 
 
+@pytest.mark.long
 def test_exports_and_imports_leave_no_number_behind(server: Server, tmp_path: Path) -> None:
     out, sealed, vault = tmp_path / "out", tmp_path / "sealed", tmp_path / "vault"
     for form in FORMS:

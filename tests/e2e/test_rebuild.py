@@ -29,6 +29,7 @@ def rebuild(server: Server, *arguments: str | Path) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.long
 def test_a_lost_catalog_is_rebuilt(new_server: Callable[..., Server], tmp_path: Path) -> None:
     server = new_server()
     trees = {name: make_tree(tmp_path / name, number) for number, name in enumerate(("photos", "mail"))}

@@ -51,6 +51,7 @@ def check_cancelled(server: Server, task_id: str) -> task_pb2.Task:
     return task
 
 
+@pytest.mark.long
 @pytest.mark.timeout(max(180, MOMENTS * 10))
 def test_cancel_at_random_moments_of_a_backup(new_server: MakeServer, tmp_path: Path) -> None:
     rng = random.Random(SEED)
@@ -159,6 +160,7 @@ def test_cancel_of_queued_tasks(new_server: MakeServer, tmp_path: Path) -> None:
     server.assert_archives(folder)
 
 
+@pytest.mark.long
 def test_cancel_of_a_restore_removes_the_target(new_server: MakeServer, tmp_path: Path) -> None:
     rng = random.Random(SEED + 2)
     source = make_tree(tmp_path / "source", 4, files=300, large=64 << 20)

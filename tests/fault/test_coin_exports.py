@@ -35,6 +35,7 @@ def start(server: Server, amount: str, folder: Path, form: int) -> task_pb2.Task
     return server.exports.ExportCoins(request, timeout=PATIENCE)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(max(240, KILLS * 30))
 def test_kills_at_random_moments_of_an_export(new_server: Callable[..., Server], tmp_path: Path) -> None:
     rng = random.Random(SEED + 7)

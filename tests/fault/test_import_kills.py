@@ -92,6 +92,7 @@ def purse(new_server: MakeServer, tmp_path: Path) -> Purse:
     return Purse(new_server(), tmp_path, SEED)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(max(240, KILLS * 30))
 def test_kills_at_random_moments_of_an_import(purse: Purse) -> None:
     server = purse.server
@@ -149,6 +150,7 @@ def stop_at(purse: Purse, step: str, task_id: str, pids: list[int]) -> bool:
     return there() and purse.server.task_row(task_id)["state"] in LIVE
 
 
+@pytest.mark.long
 @pytest.mark.timeout(max(240, KILLS * 30))
 def test_kills_at_each_step_of_the_journal(purse: Purse) -> None:
     server, steps = purse.server, list(STEPS)

@@ -108,6 +108,7 @@ def partials(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name.endswith(".partial")]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(max(240, KILLS * 30))
 def test_kills_at_random_moments_of_a_backup(new_server: MakeServer, tmp_path: Path) -> None:
     rng = random.Random(SEED)
@@ -165,6 +166,7 @@ def snapshot_of(server: Server, base: Path) -> str:
     return server.backup_of(server.ended(server.backups.CreateBackup(order, timeout=PATIENCE).task_id)).backup_id
 
 
+@pytest.mark.long
 @pytest.mark.timeout(max(240, KILLS * 30))
 def test_kills_at_random_moments_of_a_restore(new_server: MakeServer, tmp_path: Path) -> None:
     rng = random.Random(SEED + 1)
@@ -249,6 +251,7 @@ def test_only_worker_frozen_past_its_lease_finishes_in_a_new_attempt(new_server:
     server.assert_archives(folder)
 
 
+@pytest.mark.long
 def test_attempts_without_progress_end_interrupted_and_leave_nothing(new_server: MakeServer, tmp_path: Path) -> None:
     source = make_tree(tmp_path / "source", 5, files=50, large=48 << 20)
     folder = tmp_path / "archives"
@@ -287,6 +290,7 @@ def test_children_go_with_the_supervisor(new_server: MakeServer) -> None:
     until(lambda: server.gone(children), "the end of the children", seconds=2)
 
 
+@pytest.mark.long
 def test_sigterm_hands_a_long_task_back_and_it_finishes_after_the_restart(
     new_server: MakeServer, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ COINS = 700
 MakeServer = Callable[..., Server]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_kills_while_a_new_wallet_is_restored(new_server: MakeServer, tmp_path: Path) -> None:
     """Without a secret the task goes on by itself; with a password it ends, because nothing keeps that."""

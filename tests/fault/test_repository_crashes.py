@@ -94,6 +94,7 @@ def check_state(history: History, state: CrashState, draw: random.Random) -> Non
     assert (found.adopted, found.missing, found.unreadable) == ([], {}, {})
 
 
+@pytest.mark.long
 @pytest.mark.timeout(max(240, STATES))
 def test_crash_states(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_packs(monkeypatch, pack=8 << 10, chunk=2 << 10)

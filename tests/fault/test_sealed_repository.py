@@ -190,6 +190,7 @@ def assert_sealed(server: Server, vault: Path) -> None:
             assert caught.value.reason.value == "KEY_REQUIRED"
 
 
+@pytest.mark.long
 def test_a_stolen_server_tells_nothing_of_a_sealed_repository(new_server: MakeServer, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     source, vault = make_source(tmp_path / "source"), tmp_path / "vault"

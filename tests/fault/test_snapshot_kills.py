@@ -52,6 +52,7 @@ def content_of(repository: Repository) -> ContentKeys:
     return content
 
 
+@pytest.mark.long
 @pytest.mark.timeout(max(240, KILLS * 30))
 def test_kills_at_random_moments_of_a_backup_into_a_repository(new_server: MakeServer, tmp_path: Path) -> None:
     draw = random.Random(SEED)

@@ -115,6 +115,7 @@ def test_a_backup_in_progress_is_renamed_and_locked_and_stays_so(
     assert (made.name, made.locked, made.state) == ("kept", True, backup_pb2.BACKUP_STATE_COMPLETED)
 
 
+@pytest.mark.long
 def test_the_edge_may_die_at_any_moment_of_a_deletion(new_server: Callable[..., Server], tmp_path: Path) -> None:
     """Kills while backups are deleted and taken back at full speed: in the end each is wholly in one place."""
     place = Place(new_server(), tmp_path)

@@ -38,6 +38,7 @@ def run(script: str, folder: Path, environment: dict[str, str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_a_wallet_comes_back_from_its_archive_and_its_password(tmp_path: Path) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     missing = [tool for tool in ("unzip", "sha256sum") if shutil.which(tool, path=path) is None]

@@ -19,6 +19,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         yield made
 
 
+@pytest.mark.long
 def test_the_command_line_as_the_page_shows_it(place: Desk) -> None:
     play(transcript(PAGE, "A wallet from the command line"), place)
 

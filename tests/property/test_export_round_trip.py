@@ -45,6 +45,7 @@ def export(
     return StoredArchive(folder, b"export", how, written.size, written.sha256, found.original_size, found.files)
 
 
+@pytest.mark.long
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(tree=nodes(), first=FORMATS, second=FORMATS, data=st.data())
 def test_any_tree_comes_back(

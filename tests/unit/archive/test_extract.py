@@ -233,6 +233,7 @@ def test_check_stops_and_leaves_no_descriptor(tmp_path: Path, format_name: str) 
         whole(tmp_path, format_name, TREE, check=check)
 
 
+@pytest.mark.long
 @both
 def test_depth_5000(tmp_path: Path, format_name: str) -> None:
     parts = [b"d"] * 5000
