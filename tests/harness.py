@@ -558,9 +558,9 @@ class Server:
             rule.take(event)
         return rule
 
-    def assert_archives(self, folder: Path, also: Sequence[str] = ()) -> None:
+    def assert_archives(self, folder: Path, also: Sequence[str] = ()) -> dict[str, str]:
         """The folder holds the archives of the COMPLETED backups, with the recorded content, the sidecars of those that
-        are sealed, and nothing else."""
+        are sealed, and nothing else. Gives the digests of the archives."""
         rows = self.rows("SELECT * FROM backups WHERE folder = ? AND state = 'COMPLETED'", os.fsencode(folder))
         wanted = {row["file_name"].decode(): row["sha256"] for row in rows}
         assert len(wanted) == len(rows), "two backups claim one file"
@@ -571,6 +571,7 @@ class Server:
         known = {*also, *sidecars}
         found = {name: sha256_of(folder / name) for name in os.listdir(folder) if name not in known}
         assert found == wanted
+        return found
 
 
 class _WithToken(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):

@@ -35,6 +35,8 @@ class NonceAudit:
         self._segments: dict[bytes, bytes] = {}
         #: Salt → the object that it was used for.
         self._salts: dict[bytes, tuple[str, bytes]] = {}
+        #: The objects that were taken in from a store.
+        self._names: set[str] = set()
 
     @property
     def messages(self) -> int:
@@ -64,6 +66,15 @@ class NonceAudit:
         """Take in all objects of a store."""
         for info in store.list(""):
             self.add(info.name, store.get(info.name))
+            self._names.add(info.name)
+
+    def add_new(self, store: ObjectStore) -> None:
+        """Take in the objects of a store, but for the packs that were there the last time: `add_all` in the end tells
+        whether one of those has been written again."""
+        for info in store.list(""):
+            if not (info.name.startswith("packs/") and info.name in self._names):
+                self.add(info.name, store.get(info.name))
+                self._names.add(info.name)
 
     def _add_salt(self, name: str, salt: bytes, content: bytes) -> None:
         assert self._salts.setdefault(salt, (name, content)) == (name, content), f"the one-time key of {name} was used"
