@@ -16,6 +16,9 @@ from hypothesis import HealthCheck, settings
 
 from tests.harness import Server
 
+#: Seconds until a long test counts as hung.
+LONG_PATIENCE = 300
+
 settings.register_profile("quick", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("soak", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
@@ -26,11 +29,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the long tests: the last test of a run ought to be a short one.
 
     `--dist worksteal` first gives each of its processes a row of as many tests; each row begins with its part of the
-    long ones. All else stays in the order it came in, which is random.
+    long ones. All else stays in the order it came in, which is random. On a busy machine a long test is a very long
+    one: it has more time before it is given up.
     """
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     long = [item for item in items if item.get_closest_marker("long")]
     short = [item for item in items if not item.get_closest_marker("long")]
+    for item in long:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LONG_PATIENCE))
     left = len(items)
     items.clear()
     for number in range(processes):
