@@ -182,7 +182,8 @@ class Server:
         self._cwd = cwd
         self._listen = listen
         self._environment = {
-            "HOLDFAST_TASKS_LEASE_SECONDS": "2",
+            # No slow machine outlasts it: who gets no time is not taken for dead. Tests of its end shorten it.
+            "HOLDFAST_TASKS_LEASE_SECONDS": "30",
             "HOLDFAST_WORKER_DRAIN_SECONDS": "3",
             **(environment or {}),
         }
