@@ -9,6 +9,7 @@ wholly old or wholly new; whoever must know looks.
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,11 @@ __all__ = [
     "ObjectStore",
     "checked_name",
     "probe",
+    "remove_probes",
 ]
+
+_PROBES = "runs/probe-"
+_RANDOM = 16
 
 
 class ObjectStore(Protocol):
@@ -136,13 +141,14 @@ class MemoryObjects:
             self._objects.pop(checked_name(name), None)
 
 
-def probe(store: ObjectStore) -> None:
+def probe(store: ObjectStore, owner: str = "") -> None:
     """Try whether the store keeps its promises, as far as a few small objects can show; removes them.
 
     Raises FailedPrecondition/STORE_UNSUITABLE with what it did wrong, or the store's own error. The objects lie under
-    `runs/`, where names that are no UUIDs are no runs.
+    `runs/`, where names that are no UUIDs are no runs. `owner` (hexadecimal digits) is in their names, so that whoever
+    is the only one of that name knows which of them a killed probe has left.
     """
-    name = f"runs/probe-{secrets.token_hex(16)}"
+    name = f"{_PROBES}{owner and owner + '-'}{secrets.token_hex(_RANDOM)}"
     try:
         _probe_object(store, name)
         store.delete(name)
@@ -152,6 +158,15 @@ def probe(store: ObjectStore) -> None:
         raise
     _require(store, name, _content(store, name) is None, "an object that was deleted can still be read")
     _require(store, name, not _listed(store, name), "a list shows an object that was deleted")
+
+
+def remove_probes(store: ObjectStore, owner: str = "") -> int:
+    """Remove what killed probes of this owner have left; gives how many objects. None may be under way."""
+    left = re.compile(rf"{_PROBES}{owner and owner + '-'}[0-9a-f]{{{2 * _RANDOM}}}")
+    names = [info.name for info in store.list(_PROBES) if left.fullmatch(info.name)]
+    for name in names:
+        store.delete(name)
+    return len(names)
 
 
 def _probe_object(store: ObjectStore, name: str) -> None:

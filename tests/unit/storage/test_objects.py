@@ -26,6 +26,7 @@ from holdfast_server.storage.objects import (
     ObjectStore,
     checked_name,
     probe,
+    remove_probes,
 )
 from tests.stores import CrashingObjects, FailingObjects, Fault
 
@@ -419,6 +420,30 @@ class Liar(MemoryObjects):
     def delete(self, name: str) -> None:
         if self.lie != "keeps":
             super().delete(name)
+
+
+def test_what_killed_probes_left_is_removed_and_only_that(store: ObjectStore) -> None:
+    mine, other = "a" * 32, "b" * 32
+    left = [f"runs/probe-{mine}-{'1' * 32}", f"runs/probe-{mine}-{'2' * 32}"]
+    stays = [f"runs/probe-{other}-{'1' * 32}", f"runs/probe-{'3' * 32}", f"runs/{RUN}"]
+    for name in [*left, *stays]:
+        store.put(name, [b"x"])
+    assert remove_probes(store, mine) == 2
+    assert sorted(info.name for info in store.list("")) == sorted(stays)
+    assert remove_probes(store) == 1, "one without an owner is that of a creation"
+    assert sorted(info.name for info in store.list("")) == sorted(set(stays) - {stays[1]})
+
+
+def test_a_probe_bears_its_owners_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before its end: what is left is just what `remove_probes` of that owner removes."""
+    store = MemoryObjects()
+    monkeypatch.setattr(store, "delete", lambda name: None)
+    with pytest.raises(FailedPrecondition):
+        probe(store, "c" * 32)
+    monkeypatch.undo()
+    assert len(store.contents()) == 1
+    assert remove_probes(store) == 0
+    assert remove_probes(store, "c" * 32) == 1
 
 
 @pytest.mark.parametrize(
