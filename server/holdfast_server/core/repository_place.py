@@ -55,6 +55,11 @@ class RepositoryPlace:
     keys_folder: bytes
     fingerprint: bytes
 
+    @property
+    def marks(self) -> bytes:
+        """The folder where this node marks its reading runs."""
+        return os.path.join(self.keys_folder, b"runs")
+
 
 @dataclass(frozen=True, slots=True)
 class SignedReceipt:

@@ -44,7 +44,7 @@ def stream_snapshot(
     with open_place(place.repository) as opened:
         content = content_keys(opened, place.access)
         snapshot = require_snapshot(opened, place.backup_id)
-        with ReadingRun(opened.repository, RunKind.EXPORT, control.check, clock.now) as session:
+        with ReadingRun(opened.repository, RunKind.EXPORT, control.check, clock.now, place.repository.marks) as session:
             contents = SnapshotContents(session.reader(snapshot, content), snapshot, (), session.check)
             plan = ExportPlan(place.backup_id, order.format, (), order.created_us, order.software)
             export = BackupExport(contents, plan, control, Progress())

@@ -21,7 +21,8 @@ from holdfast_server.repository.read_ahead import Blocks, ReadAhead
 from holdfast_server.repository.reader import Hole, SnapshotReader
 from holdfast_server.repository.repository import Created, Repository, RepositoryCounts, create_repository
 from holdfast_server.repository.root import MAX_PROBLEMS, RootInfo, RootProblem, SourceAttributes, encode_root
-from holdfast_server.repository.runs import RunKind
+from holdfast_server.repository.run_marks import end_dead_runs
+from holdfast_server.repository.runs import RunKind, end_reading_run
 from holdfast_server.repository.sessions import (
     BackupRun,
     ReadingRun,
@@ -86,6 +87,8 @@ __all__ = [
     "encode_entry",
     "encode_extras",
     "encode_root",
+    "end_dead_runs",
+    "end_reading_run",
     "folder_tail",
     "link_tail",
     "remove_snapshot",

@@ -7,7 +7,6 @@ there before it; what is put later is not looked for. A check is a run itself, s
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -39,6 +38,7 @@ from holdfast_server.repository.format import snapshot_name
 from holdfast_server.repository.index import load_index
 from holdfast_server.repository.keys import RepositoryKeys
 from holdfast_server.repository.log import LogHead
+from holdfast_server.repository.run_marks import RunMark
 from holdfast_server.repository.runs import RunKind, begin_run
 from holdfast_server.repository.snapshots import Snapshot, snapshot_ids
 from holdfast_server.storage.objects import ObjectMissing, ObjectStore
@@ -63,7 +63,7 @@ def check_repository(
     level: CheckLevel,
     *,
     now: Callable[[], int],
-    run_id: str | None = None,
+    marks: bytes | None = None,
     fingerprint: bytes | None = None,
     content: ContentKeys | None = None,
     percent: float = 100.0,
@@ -74,10 +74,10 @@ def check_repository(
 ) -> CheckReport:
     """Check all objects, and above STRUCTURE every byte of `percent` of the packs' bytes.
 
-    `run_id` is a UUID that a later attempt has, too, so that it ends what an earlier one began and did not live to end.
-    `cursor` is where the last check of a part stopped. `fingerprint` is that of the config seen before; `known_backups`
-    are run ids that must be there unless the log says that they were removed; `known_log` are the newest log entries
-    ever seen. `content` opens names and content: needed for READ_DATA, ignored below.
+    `marks` is the folder where this node marks its runs (`run_marks`). `cursor` is where the last check of a part
+    stopped. `fingerprint` is that of the config seen before; `known_backups` are run ids that must be there unless the
+    log says that they were removed; `known_log` are the newest log entries ever seen. `content` opens names and
+    content: needed for READ_DATA, ignored below.
 
     Damage is reported, never raised. Raises FailedPrecondition/KEY_REQUIRED for READ_DATA without the content keys of
     every epoch, FailedPrecondition for another repository or version, what `watch.check` raises, and the store's own
@@ -86,7 +86,7 @@ def check_repository(
     content = _require_keys(level, content)
     report, watch = CheckReport(level), watch or CheckWatch()
     index_keys = IndexKeys(keys.index_key, keys.uuid)
-    with _run(store, index_keys, keys, run_id, RunKind.CHECK, watch.check, now) as check:
+    with _run(store, index_keys, keys, marks, RunKind.CHECK, watch.check, now) as check:
         reads, findings = CountedReads(store, check), Findings(report, watch, check)
         watch.phase("objects")
         sealed = check_config(reads, keys, fingerprint, findings)
@@ -118,19 +118,18 @@ def check_snapshot(
     level: CheckLevel,
     *,
     now: Callable[[], int],
-    check_id: str | None = None,
+    marks: bytes | None = None,
     content: ContentKeys | None = None,
     watch: CheckWatch | None = None,
 ) -> CheckReport:
     """Check what one snapshot needs: its object, its list and chunks, and with READ_DATA the content of every file.
 
-    `check_id` is what `run_id` is to `check_repository`. Reports and raises as that. A snapshot that is not there is
-    damage.
+    Otherwise as `check_repository`. A snapshot that is not there is damage.
     """
     content = _require_keys(level, content)
     report, watch = CheckReport(level), watch or CheckWatch()
     index_keys = IndexKeys(keys.index_key, keys.uuid)
-    with _run(store, index_keys, keys, check_id, RunKind.VERIFY, watch.check, now) as check:
+    with _run(store, index_keys, keys, marks, RunKind.VERIFY, watch.check, now) as check:
         reads, findings = CountedReads(store, check), Findings(report, watch, check)
         watch.phase("objects")
         snapshot = check_snapshot_object(reads, index_keys, run_id, findings)
@@ -170,26 +169,28 @@ def _run(
     store: ObjectStore,
     index_keys: IndexKeys,
     keys: RepositoryKeys,
-    run_id: str | None,
+    marks: bytes | None,
     kind: RunKind,
     asked: Callable[[], None],
     now: Callable[[], int],
 ) -> Iterator[Callable[[], None]]:
     """Announces a run, for a config that is damaged, too; gives what is to be called often."""
-    run = begin_run(store, index_keys, run_id or str(uuid.uuid4()), kind, writer_id=keys.writer.writer_id, now_us=now())
-    renew_at = time.monotonic() + _RENEW_SECONDS
+    with RunMark(marks) as mark:
+        run = begin_run(store, index_keys, mark.run_id, kind, writer_id=keys.writer.writer_id, now_us=now())
+        renew_at = time.monotonic() + _RENEW_SECONDS
 
-    def check() -> None:
-        nonlocal run, renew_at
-        asked()
-        if time.monotonic() >= renew_at:
-            renew_at = time.monotonic() + _RENEW_SECONDS
-            run = run.renew(store, index_keys, now())
+        def check() -> None:
+            nonlocal run, renew_at
+            asked()
+            if time.monotonic() >= renew_at:
+                renew_at = time.monotonic() + _RENEW_SECONDS
+                run = run.renew(store, index_keys, now())
 
-    try:
-        yield check
-    finally:
-        run.end(store)
+        try:
+            yield check
+        finally:
+            run.end(store)
+            mark.ended()
 
 
 def _read_packs(

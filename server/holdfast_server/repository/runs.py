@@ -13,7 +13,7 @@ from holdfast_server.repository.format import SEALED_OBJECT_MAX, run_name
 from holdfast_server.repository.json_object import JsonObject, Malformed, damage_of, is_run_id, to_json
 from holdfast_server.storage.objects import ObjectMissing, ObjectStore
 
-__all__ = ["Run", "RunKind", "begin_run", "list_runs"]
+__all__ = ["Run", "RunKind", "begin_run", "end_reading_run", "list_runs"]
 
 VERSION: Final = 1
 _MAX_TIME = (1 << 63) - 1
@@ -91,6 +91,11 @@ def begin_run(store: ObjectStore, keys: IndexKeys, run_id: str, kind: RunKind, *
     if not is_run_id(run_id):
         raise ValueError("a run id is a UUID in its canonical form")
     return Run(run_id, kind, writer_id, now_us, now_us).renew(store, keys, now_us)
+
+
+def end_reading_run(store: ObjectStore, run_id: str) -> None:
+    """End a run for a process that died; no error when it has ended. It must not be a backup's."""
+    store.delete(run_name(run_id))
 
 
 def list_runs(store: ObjectStore, keys: IndexKeys) -> Iterator[Run]:

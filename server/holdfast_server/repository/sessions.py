@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -26,6 +25,7 @@ from holdfast_server.repository.log import Log, LogReader, LogWriter
 from holdfast_server.repository.packs import PackRecord
 from holdfast_server.repository.reader import SnapshotReader
 from holdfast_server.repository.repository import Repository
+from holdfast_server.repository.run_marks import RunMark
 from holdfast_server.repository.runs import Run, RunKind, begin_run
 from holdfast_server.repository.sending import JobPool
 from holdfast_server.repository.small_files import SmallFiles
@@ -76,20 +76,26 @@ class ReadingRun(_Session):
         kind: RunKind,
         check: Callable[[], None],
         now: Callable[[], int],
+        marks: bytes | None = None,
     ) -> None:
-        """Announces the run and loads the index. `kind` is anything but BACKUP."""
-        super().__init__(repository, str(uuid.uuid4()), kind, check, now)
-        try:
+        """Announces the run and loads the index. `kind` is anything but BACKUP; `marks` is the folder where this node
+        marks its runs (`run_marks`)."""
+        with ExitStack() as stack:
+            self._mark = stack.enter_context(RunMark(marks))
+            super().__init__(repository, self._mark.run_id, kind, check, now)
+            stack.push(self._end)
             self.index: LoadedIndex = load_index(self._store, self._keys, keep_keys=True, check=self.check)
-        except BaseException:
-            self._run.end(self._store)
-            raise
+            self._stack = stack.pop_all()
+
+    def _end(self, *_: object) -> None:
+        self._run.end(self._store)
+        self._mark.ended()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._run.end(self._store)
+        self._stack.close()
 
     def chunks(self, content: ContentKeys | None) -> ChunkSource:
         """The repository's chunks; without content keys those of the index tier."""

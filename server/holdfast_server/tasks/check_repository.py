@@ -133,7 +133,7 @@ class CheckHandler:
                 opened.keys,
                 level,
                 now=self._clock.now,
-                run_id=run.task_id,
+                marks=opened.place.marks,
                 fingerprint=row.fingerprint,
                 content=run.content_keys(opened) if level is CheckLevel.READ_DATA else None,
                 percent=percent,

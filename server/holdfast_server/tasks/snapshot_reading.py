@@ -66,14 +66,14 @@ def chosen_paths(run: TaskRun) -> list[str]:
 @contextmanager
 def reading_run(run: TaskRun, opened: OpenRepository, kind: RunKind, clock: Clock) -> Iterator[ReadingRun]:
     """A run in the repository. What the task has finished by its end stays, even if the repository cannot be told."""
-    reading = ReadingRun(opened.repository, kind, run.control.check, clock.now)
+    reading = ReadingRun(opened.repository, kind, run.control.check, clock.now, opened.place.marks)
     try:
         yield reading
     finally:
         try:
             reading.__exit__()
         except HoldfastError as error:
-            # Then it ends by itself, once it was silent for long enough.
+            # Then it is ended later: its mark says that it is dead.
             run.log(f"the run of this task stays open in the repository: {error.message}", "WARNING")
 
 

@@ -48,7 +48,7 @@ def prove_snapshot(
             row.backup_id,
             level,
             now=clock.now,
-            check_id=run.task_id,
+            marks=opened.place.marks,
             content=run.content_keys(opened) if level is CheckLevel.READ_DATA else None,
             watch=watch,
         )

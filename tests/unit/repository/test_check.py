@@ -432,15 +432,6 @@ def test_progress_is_told(made: SmallRepository) -> None:
     assert watch.expected == watch.done == sum(record.size for record in made.packs.values())
 
 
-def test_a_later_attempt_ends_the_run_of_an_earlier_one(made: SmallRepository) -> None:
-    name = made.begin(RunKind.CHECK)
-    report = check_repository(
-        made.store, made.keys, CheckLevel.STRUCTURE, now=lambda: NOW, run_id=name.removeprefix("runs/")
-    )
-    assert report.ok
-    assert name not in made.store.contents()
-
-
 def _flip(store: MemoryObjects, name: str, at: int) -> None:
     content = bytearray(store.get(name))
     content[at] ^= 1
