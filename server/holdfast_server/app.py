@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from holdfast_server.storage.policy import FolderPolicy
     from holdfast_server.tasks.backup_life import BackupLife
     from holdfast_server.tasks.rebuild import Finding, RebuildSummary
+    from holdfast_server.tasks.repository_care import RepositoryCare
     from holdfast_server.tasks.snapshot_downloads import SnapshotDownloads
     from holdfast_server.tasks.wallet_reader import WalletReader
 
@@ -40,6 +41,9 @@ ADDRESS_FILE = "server.address"
 #: How often the trash is looked through for what is due, and every how many times for what a crash left half done.
 _TRASH_SECONDS = 60.0
 _REPAIR_ROUNDS = 60
+
+#: How often repositories are looked after.
+_CARE_SECONDS = 60.0
 
 
 def software_version() -> str:
@@ -182,6 +186,7 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     from holdfast_server.tasks.housekeeping import Housekeeper
     from holdfast_server.tasks.import_coins import ImportHandler
     from holdfast_server.tasks.queue import DbosConsumer, DbosQueue, migrate_queue
+    from holdfast_server.tasks.repository_care import RepositoryCare
     from holdfast_server.tasks.restore import RestoreHandler
     from holdfast_server.tasks.restore_archive import RestoreArchiveHandler, ServiceLimits
     from holdfast_server.tasks.run import TaskHandler
@@ -227,6 +232,8 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     stop = _stop_signals()
     worker.start(dead_owners, dead_before)
     threading.Thread(target=_keep_trash, args=(life, stop.first), name="trash", daemon=True).start()
+    care = RepositoryCare(database, clock, data_dir)
+    threading.Thread(target=_keep_repositories, args=(care, stop.first), name="care", daemon=True).start()
     consumer.start()
     child.report(worker=owner)
     stop.first.wait()
@@ -316,6 +323,21 @@ def _keep_trash(life: BackupLife, stop: threading.Event) -> None:
             _log.exception("keeping the trash failed")
         rounds += 1
         if stop.wait(_TRASH_SECONDS):
+            return
+
+
+def _keep_repositories(care: RepositoryCare, stop: threading.Event) -> None:
+    """Look after repositories, once at the start and then every minute."""
+    from holdfast_server.errors import Unavailable
+
+    while True:
+        try:
+            care.start_round()
+        except Unavailable:
+            pass
+        except Exception:  # noqa: BLE001  logged, and the loop goes on
+            _log.exception("looking after repositories failed")
+        if stop.wait(_CARE_SECONDS):
             return
 
 

@@ -110,6 +110,7 @@ class Reason(StrEnum):
     KEY_WRONG = "KEY_WRONG"
     STORAGE_UNREACHABLE = "STORAGE_UNREACHABLE"
     STORE_UNSUITABLE = "STORE_UNSUITABLE"
+    REPOSITORY_KEYS_LOST = "REPOSITORY_KEYS_LOST"
     FORMAT_UNSUPPORTED = "FORMAT_UNSUPPORTED"
     CATALOG_BUSY = "CATALOG_BUSY"
     READER_BUSY = "READER_BUSY"
@@ -194,6 +195,7 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.KEY_WRONG: "Repeat the call with the password or credentials that belong to what is encrypted.",
     Reason.STORAGE_UNREACHABLE: "Make the storage reachable and repeat the call.",
     Reason.STORE_UNSUITABLE: "Mend what the message names, or keep the repository on another storage.",
+    Reason.REPOSITORY_KEYS_LOST: "Put the folder that the message names back from a copy of the data directory.",
     Reason.FORMAT_UNSUPPORTED: "Use a version of the software that knows this version of the format.",
     Reason.CATALOG_BUSY: "Repeat the call after the given delay.",
     Reason.READER_BUSY: "Repeat the call after the given delay; ask for fewer wallets at a time.",

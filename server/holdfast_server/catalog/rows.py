@@ -312,6 +312,7 @@ class RepositoryRow(_Row):
     `keys` are its key slots without secrets, each with `key_id`, `kind`, `display_name` and `create_time`;
     `log_vector` the highest log entry seen of each writer: {writer id: [sequence, hash in hexadecimal]}. `check_cursor`
     is where the last check of a part stopped, `damage_level` how deep the check went that found damage (DAMAGED).
+    `store_problem` is what its store did wrong when it was last probed; None: nothing.
     """
 
     repository_id: str
@@ -333,3 +334,4 @@ class RepositoryRow(_Row):
     check_cursor: str = ""
     damage_level: str | None = None
     log_vector: dict[str, list[Any]] = field(default_factory=dict)
+    store_problem: str | None = None

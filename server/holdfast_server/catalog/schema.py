@@ -213,6 +213,8 @@ repositories = sa.Table(
     sa.Column("damage_level", sa.String(16)),
     # Highest sequence and hash seen of each writer's log.
     sa.Column("log_vector", sa.JSON, nullable=False),
+    # What the store did wrong when it was last probed; null: nothing.
+    sa.Column("store_problem", sa.Text),
 )
 
 verifications = sa.Table(

@@ -22,6 +22,7 @@ from holdfast_server.storage.local_objects import LocalObjects
 from holdfast_server.storage.names import escape
 
 __all__ = [
+    "KEYS",
     "LogHeads",
     "OpenRepository",
     "PlaceLook",
@@ -30,13 +31,18 @@ __all__ = [
     "content_text",
     "counts_of",
     "heads_of",
+    "keys_lost",
     "look_at_place",
     "open_content",
     "open_place",
     "require_newest",
     "store_unreachable",
+    "store_unsound",
 ]
 
+
+#: The file in a repository's folder of the data directory that holds its keys.
+KEYS = b"keys"
 
 #: How long a call counts; the reader process has other things to do.
 _COUNT_SECONDS = 10.0
@@ -48,12 +54,13 @@ LogHeads = Mapping[str, Sequence[Any]]
 @dataclass(frozen=True, slots=True)
 class RepositoryPlace:
     """Where a repository and its keys lie. `location` and `keys_folder` are absolute folders; `fingerprint` is that of
-    its config. No secret."""
+    its config; `store_problem` is what its store did wrong when it was last probed, if it did. No secret."""
 
     repository_id: str
     location: bytes
     keys_folder: bytes
     fingerprint: bytes
+    store_problem: str | None = None
 
     @property
     def marks(self) -> bytes:
@@ -118,9 +125,9 @@ class OpenRepository:
 def open_place(place: RepositoryPlace, *, look: bool = True) -> OpenRepository:
     """Open a repository for a worker or the reader process; without `look` its config is not read yet.
 
-    Raises Unavailable/STORAGE_UNREACHABLE when its folder or its config is not there, FailedPrecondition/KEY_REQUIRED
-    when the data directory has lost its keys, FailedPrecondition/REPOSITORY_REPLACED and DataLoss/CHECKSUM_MISMATCH as
-    `Repository.open`.
+    Raises Unavailable/STORAGE_UNREACHABLE when its folder or its config is not there; FailedPrecondition:
+    REPOSITORY_KEYS_LOST when the data directory has not its keys, STORE_UNSUITABLE when its store broke a promise,
+    REPOSITORY_REPLACED; and DataLoss/CHECKSUM_MISMATCH as `Repository.open`.
     """
     keys = _load_keys(place)
     try:
@@ -134,8 +141,10 @@ def open_place(place: RepositoryPlace, *, look: bool = True) -> OpenRepository:
         raise
     opened = OpenRepository(place, folder, store, keys)
     try:
-        if look:
+        if look or place.store_problem is not None:
             _ = opened.repository
+        if place.store_problem is not None:
+            raise store_unsound(place.repository_id, place.location, place.store_problem)
     except BaseException:
         opened.close()
         raise
@@ -257,6 +266,29 @@ def store_unreachable(repository_id: str, location: bytes) -> Unavailable:
     )
 
 
+def store_unsound(repository_id: str, location: bytes, problem: str) -> FailedPrecondition:
+    shown = escape(location)
+    return FailedPrecondition(
+        Reason.STORE_UNSUITABLE,
+        f"repository {repository_id} is refused: its store at {shown} broke a promise when it was last probed, and is "
+        f"tried again when the service starts: {problem}",
+        metadata={"repository_id": repository_id, "location": shown, "problem": problem},
+    )
+
+
+def keys_lost(repository_id: str, keys_folder: bytes, detail: str = "") -> FailedPrecondition:
+    """`detail`: what is wrong with keys that are there."""
+    shown = escape(keys_folder)
+    what = f"the data directory's keys of repository {repository_id} are damaged ({detail})"
+    if not detail:
+        what = f"the data directory has lost the keys of repository {repository_id}"
+    return FailedPrecondition(
+        Reason.REPOSITORY_KEYS_LOST,
+        f"{what}: put {shown} back from a copy of the data directory",
+        metadata={"repository_id": repository_id, "path": shown},
+    )
+
+
 def _load_keys(place: RepositoryPlace) -> RepositoryKeys:
     try:
         fd = os.open(place.keys_folder, DIRECTORY_FLAGS)
@@ -265,14 +297,8 @@ def _load_keys(place: RepositoryPlace) -> RepositoryKeys:
         finally:
             os.close(fd)
     except FileNotFoundError as error:
-        raise FailedPrecondition(
-            Reason.KEY_REQUIRED,
-            f"the data directory has lost the keys of repository {place.repository_id}: put "
-            f"{escape(place.keys_folder)} back from a copy of the data directory",
-            metadata={"repository_id": place.repository_id, "path": escape(place.keys_folder)},
-        ) from error
+        raise keys_lost(place.repository_id, place.keys_folder) from error
     except OSError as error:
         raise translate_os_error(error, f"reading the keys of repository {place.repository_id}") from error
     except DataLoss as error:
-        error.metadata.setdefault("repository_id", place.repository_id)
-        raise
+        raise keys_lost(place.repository_id, place.keys_folder, error.metadata["detail"]) from error

@@ -39,6 +39,7 @@ from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.publishing import check_tag
 from holdfast_server.tasks.repositories import require_repository
+from holdfast_server.tasks.repository_states import require_sound
 from holdfast_server.tasks.sources import check_display_name, open_source, source_not_found, source_suspended
 from holdfast_server.tasks.wallet_keys import WalletKeys, key_required
 
@@ -108,7 +109,7 @@ class BackupOrders:
 
     def _check_repository(self, order: BackupOrder, opened: Sequence[OpenFolder]) -> None:
         """Raises NotFound/REPOSITORY_NOT_FOUND, Unavailable/STORAGE_UNREACHABLE, FailedPrecondition/
-        FOLDER_INSIDE_SOURCE."""
+        STORE_UNSUITABLE, FOLDER_INSIDE_SOURCE."""
         with self._database.read() as connection:
             row = require_repository(connection, order.repository_id)
         try:
@@ -116,6 +117,7 @@ class BackupOrders:
         except HoldfastError as error:
             raise store_unreachable(row.repository_id, row.location) from error
         with opened_folder as folder:
+            require_sound(row)
             for source in opened:
                 if lies_within(folder.fd, source.fd) or lies_within(source.fd, folder.fd):
                     raise FailedPrecondition(

@@ -27,6 +27,7 @@ from holdfast_server.tasks.checking import TaskWatch, damage_error, damage_recor
 from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.repositories import RepositoryRegistry, repository_place, require_repository
+from holdfast_server.tasks.repository_states import require_sound
 from holdfast_server.tasks.run import Outcome, TaskRun
 
 __all__ = ["CheckHandler", "CheckOrders"]
@@ -52,8 +53,9 @@ class CheckOrders:
     ) -> TaskRow:
         """`percent` of the packs' bytes, 1 to 100.
 
-        Raises NotFound/REPOSITORY_NOT_FOUND, InvalidArgument/INVALID_FIELD, FailedPrecondition/KEY_REQUIRED for
-        READ_DATA of a sealed repository that is locked when no secret was given, Unavailable/NO_WORKER with one.
+        Raises NotFound/REPOSITORY_NOT_FOUND, InvalidArgument/INVALID_FIELD, FailedPrecondition: STORE_UNSUITABLE,
+        KEY_REQUIRED for READ_DATA of a sealed repository that is locked when no secret was given; Unavailable/NO_WORKER
+        with one.
         """
         if not 1 <= percent <= 100:
             raise invalid_field("percent", "must be 1 to 100")
@@ -69,6 +71,7 @@ class CheckOrders:
         connection: sa.Connection,
     ) -> NewTask:
         row = require_repository(connection, repository_id)
+        require_sound(row)
         if level is CheckLevel.READ_DATA:
             credentials = self._registry.attach(row, credentials, connection, required=True)
         return NewTask(

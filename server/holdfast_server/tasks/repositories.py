@@ -6,7 +6,6 @@ and nowhere else: after the process's end the repository is locked.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
@@ -20,7 +19,7 @@ from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey, recall, remember
 from holdfast_server.catalog.rows import RepositoryRow, RepositoryState
 from holdfast_server.clock import Clock
-from holdfast_server.core.new_repository import CONFIG, MadeRepository, WantedSlot, make_repository
+from holdfast_server.core.new_repository import MadeRepository, WantedSlot, make_repository
 from holdfast_server.core.repository_place import (
     OpenRepository,
     RepositoryPlace,
@@ -37,6 +36,7 @@ from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.held_keys import HeldKeys
 from holdfast_server.tasks.new_repository import NewRepositories, keys_folder
+from holdfast_server.tasks.repository_states import ShownRepository, glanced_at, looked_at
 from holdfast_server.tasks.sources import check_display_name
 from holdfast_server.tasks.task_keys import content_key_required, nothing_to_unlock
 from holdfast_server.tasks.wallet_reader import WalletReader
@@ -87,13 +87,13 @@ class RepositoryOrder:
 class NewRepository:
     """A repository that was made, and its recovery key if this very call made one."""
 
-    row: RepositoryRow
+    row: ShownRepository
     recovery_key: str | None
 
 
 class RepositoryRegistry:
-    """The repositories of this service. Thread-safe. Rows are given as they may be shown: with what is only seen and
-    not stored, and `unlock_expire` unset unless the keys are at hand.
+    """The repositories of this service. Thread-safe. Rows are given as they may be shown, `unlock_expire` unset unless
+    the keys are at hand.
 
     `wanted`: as for `WalletReader.run`.
     """
@@ -128,7 +128,7 @@ class RepositoryRegistry:
                 made = self._new.create(order.repository_id, folder, make, partial(self._record, order, key, now))
         return NewRepository(self._shown(self._row(order.repository_id)), made.recovery_key)
 
-    def get(self, repository_id: str, wanted: Callable[[], bool]) -> tuple[RepositoryRow, SignedReceipt | None]:
+    def get(self, repository_id: str, wanted: Callable[[], bool]) -> tuple[ShownRepository, SignedReceipt | None]:
         """A repository, looked at, and counted anew if it changed since it was last and this takes no more than
         seconds; and the receipt of its log, if it could be read.
 
@@ -141,14 +141,14 @@ class RepositoryRegistry:
         try:
             look = self._reader.run(look_at_place, place, row.log_vector, now, not counted, wanted=wanted)
         except HoldfastError as error:
-            return self._with_unlock(replace(row, state=_state_seen(error))), None
+            return self._with_unlock(looked_at(row, error)), None
         if look.counts is not None:
             row = replace(row, statistics={**look.counts, "count_time": now})
         with suppress(Unavailable):  # a catalog that is busy now learns of it next time
             self._keep_look(row, look.receipt)
-        return self._with_unlock(row), look.receipt
+        return self._with_unlock(looked_at(row, None)), look.receipt
 
-    def list(self, *, limit: int, after: str | None) -> list[RepositoryRow]:
+    def list(self, *, limit: int, after: str | None) -> list[ShownRepository]:
         """By id, starting after `after`; nothing is opened."""
         with self._database.read() as connection:
             rows = repositories.list_repositories(connection, limit=limit, after=after)
@@ -156,7 +156,7 @@ class RepositoryRegistry:
 
     def unlock(
         self, repository_id: str, credentials: Credentials | None, seconds: float, wanted: Callable[[], bool]
-    ) -> RepositoryRow:
+    ) -> ShownRepository:
         """Open a sealed repository for so long from now, whatever was left of an earlier unlock. For one that is not
         sealed the secret is tried and nothing changes.
 
@@ -175,7 +175,7 @@ class RepositoryRegistry:
             self._held.keep(repository_id, text, until, seconds)
         return self._shown(self._row(repository_id))
 
-    def lock(self, repository_id: str) -> RepositoryRow:
+    def lock(self, repository_id: str) -> ShownRepository:
         """Forget a repository's keys, for tasks too that no worker has begun. Raises NotFound/REPOSITORY_NOT_FOUND."""
         self._held.forget(repository_id)
         with self._database.write() as connection:
@@ -290,13 +290,10 @@ class RepositoryRegistry:
         with self._database.read() as connection:
             return repositories.get_repository(connection, repository_id) is not None
 
-    def _shown(self, row: RepositoryRow) -> RepositoryRow:
-        """READY only while its config can be seen."""
-        if row.state == RepositoryState.READY and not os.path.isfile(os.path.join(row.location, CONFIG.encode())):
-            row = replace(row, state=RepositoryState.OFFLINE)
-        return self._with_unlock(row)
+    def _shown(self, row: RepositoryRow) -> ShownRepository:
+        return self._with_unlock(glanced_at(row, keys_folder(self._data_dir, row.repository_id)))
 
-    def _with_unlock(self, row: RepositoryRow) -> RepositoryRow:
+    def _with_unlock(self, row: ShownRepository) -> ShownRepository:
         at_hand = row.unlock_expire is not None and self.unlocked(row.repository_id) is not None
         return row if at_hand else replace(row, unlock_expire=None)
 
@@ -310,10 +307,12 @@ def require_repository(connection: sa.Connection, repository_id: str) -> Reposit
     return row
 
 
-def repository_place(row: RepositoryRow, data_dir: bytes) -> RepositoryPlace:
-    """Where the repository and its keys lie, for `core` and the reader process."""
+def repository_place(row: RepositoryRow, data_dir: bytes, *, trusted: bool = False) -> RepositoryPlace:
+    """Where the repository and its keys lie, for `core` and the reader process. `trusted`: whatever a probe has found
+    of its store."""
     folder = keys_folder(data_dir, row.repository_id)
-    return RepositoryPlace(row.repository_id, row.location, folder, row.fingerprint)
+    problem = None if trusted else row.store_problem
+    return RepositoryPlace(row.repository_id, row.location, folder, row.fingerprint, problem)
 
 
 def open_repository(row: RepositoryRow, data_dir: bytes) -> OpenRepository:
@@ -367,24 +366,3 @@ def _require_apart(location: bytes, others: dict[str, bytes]) -> None:
                         f"the folder holds repository {repository_id} or lies in that of it, {folder.display}",
                         metadata={"repository_id": repository_id, "path": folder.display},
                     )
-
-
-#: What a look that failed says of the repository; any other reason says nothing of it.
-_SEEN_BY_REASON = {
-    Reason.STORAGE_UNREACHABLE: RepositoryState.OFFLINE,
-    Reason.READER_FAILED: RepositoryState.OFFLINE,
-    Reason.FOLDER_NOT_WRITABLE: RepositoryState.OFFLINE,
-    Reason.REPOSITORY_REPLACED: RepositoryState.REFUSED,
-    Reason.STORE_UNSUITABLE: RepositoryState.REFUSED,
-    Reason.FORMAT_UNSUPPORTED: RepositoryState.REFUSED,
-    Reason.KEY_REQUIRED: RepositoryState.REFUSED,
-    Reason.CHECKSUM_MISMATCH: RepositoryState.DAMAGED,
-}
-
-
-def _state_seen(error: HoldfastError) -> RepositoryState:
-    """What the state is after a look that failed. Raises the error when it says nothing of the repository."""
-    state = _SEEN_BY_REASON.get(error.reason)
-    if state is None:
-        raise error
-    return state

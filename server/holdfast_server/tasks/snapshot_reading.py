@@ -20,6 +20,7 @@ from holdfast_server.errors import HoldfastError, invalid_field
 from holdfast_server.repository import ReadingRun, RunKind
 from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.repositories import RepositoryRegistry, require_repository
+from holdfast_server.tasks.repository_states import require_sound
 from holdfast_server.tasks.run import TaskRun
 
 __all__ = ["chosen_paths", "order_snapshot", "reading_run", "without_names"]
@@ -36,13 +37,14 @@ def order_snapshot(
 ) -> tuple[LockWish, Credentials | None]:
     """The lock on a snapshot's repository, and what the task is given to open it; hides the request's paths.
 
-    Raises NotFound/REPOSITORY_NOT_FOUND, FailedPrecondition/KEY_REQUIRED for a sealed repository that is locked when no
-    secret came with the call, InvalidArgument/INVALID_FIELD for one that opens archives.
+    Raises NotFound/REPOSITORY_NOT_FOUND, FailedPrecondition: STORE_UNSUITABLE, KEY_REQUIRED for a sealed repository
+    that is locked when no secret came with the call; InvalidArgument/INVALID_FIELD for one that opens archives.
     """
     if credentials is not None and credentials.age_identity is not None:
         text = f"opens archives, and backup {row.backup_id} lies in repository {row.repository_id}"
         raise invalid_field("credentials.age_identity", text)
     repository = require_repository(connection, row.repository_id or "")
+    require_sound(repository)
     wish = LockWish(repositories.lock_resource(repository.repository_id), LockMode.SHARED)
     if not repository.sealed:
         # A task that was given a secret does not outlive the worker that has it, and this one needs none.

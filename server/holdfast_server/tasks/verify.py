@@ -21,6 +21,7 @@ from holdfast_server.storage.names import escape
 from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.repositories import RepositoryRegistry, require_repository
+from holdfast_server.tasks.repository_states import require_sound
 from holdfast_server.tasks.run import Outcome, TaskRun
 from holdfast_server.tasks.stored import age_identity, as_archive, require_backup, require_finished
 from holdfast_server.tasks.verify_snapshot import SNAPSHOT, prove_snapshot
@@ -47,7 +48,7 @@ class VerifyOrders:
     ) -> TaskRow:
         """Raises NotFound/BACKUP_NOT_FOUND, Aborted/BACKUP_BUSY, FailedPrecondition/BACKUP_NOT_RESTORABLE,
         InvalidArgument for an identity that is none, FailedPrecondition/KEY_REQUIRED for READ_DATA of a snapshot in a
-        sealed repository that is locked when no secret was given, Unavailable/NO_WORKER."""
+        sealed repository that is locked when no secret was given, STORE_UNSUITABLE; Unavailable/NO_WORKER."""
         age_identity(credentials)
         return self._engine.create(partial(self._file, backup_id, level, principal, credentials), key)
 
@@ -64,6 +65,7 @@ class VerifyOrders:
         wishes = [LockWish(backups.lock_resource(backup_id), LockMode.SHARED)]
         if row.repository_id is not None:
             repository = require_repository(connection, row.repository_id)
+            require_sound(repository)
             wishes.append(LockWish(repositories.lock_resource(row.repository_id), LockMode.SHARED))
             if level is VerifyLevel.READ_DATA:
                 credentials = self._registry.attach(repository, credentials, connection, required=True)

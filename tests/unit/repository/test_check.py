@@ -16,7 +16,6 @@ from holdfast_server.repository.index import write_index
 from holdfast_server.repository.keys import RepositoryKeys, WriterKey
 from holdfast_server.repository.lists import ListWriter
 from holdfast_server.repository.log import LogHead, LogReader, LogWriter
-from holdfast_server.repository.runs import RunKind
 from holdfast_server.repository.sessions import remove_snapshot
 from holdfast_server.storage.objects import MemoryObjects
 from tests.small_repository import NOW, Seen, SmallRepository, check

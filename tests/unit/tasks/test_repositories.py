@@ -411,6 +411,62 @@ def test_its_state_is_what_is_seen(fixture: Fixture, tmp_path: Path) -> None:
     assert caught.value.reason is Reason.REPOSITORY_NOT_FOUND
 
 
+def _no_folder(vault: Path, kept: Path) -> None:
+    vault.rename(vault.with_name("away"))
+
+
+def _no_config(vault: Path, kept: Path) -> None:
+    (vault / "config").unlink()
+
+
+def _no_keys(vault: Path, kept: Path) -> None:
+    (kept / "keys").unlink()
+
+
+def _damaged_keys(vault: Path, kept: Path) -> None:
+    (kept / "keys").write_bytes((kept / "keys").read_bytes()[:-9])
+
+
+def _damaged_config(vault: Path, kept: Path) -> None:
+    (vault / "config").write_bytes((vault / "config").read_bytes()[:-9])
+
+
+@pytest.mark.parametrize(
+    ("harm", "state", "reason", "word", "listed"),
+    [
+        (_no_folder, "OFFLINE", "STORAGE_UNREACHABLE", "/vault", "OFFLINE"),
+        (_no_config, "OFFLINE", "STORAGE_UNREACHABLE", "config", "OFFLINE"),
+        (_no_keys, "REFUSED", "REPOSITORY_KEYS_LOST", "repositories/vault", "REFUSED"),
+        (_damaged_keys, "REFUSED", "REPOSITORY_KEYS_LOST", "are damaged", "READY"),
+        (_damaged_config, "DAMAGED", "CHECKSUM_MISMATCH", "config", "READY"),
+    ],
+)
+def test_why_it_is_not_ready_is_said(
+    fixture: Fixture,
+    tmp_path: Path,
+    harm: Callable[[Path, Path], None],
+    state: str,
+    reason: str,
+    word: str,
+    listed: str,
+) -> None:
+    """Counts that were taken before stay, with their time."""
+    fixture.create()
+    before = fixture.look()
+    assert (before.state, before.problem) == ("READY", None)
+    harm(tmp_path / "vault", fixture.kept())
+    row, receipt = fixture.registry.get("vault", always)
+    assert (row.state, receipt) == (state, None)
+    assert row.problem is not None
+    assert (row.problem["reason"], row.problem["metadata"].get("repository_id", "vault")) == (reason, "vault")
+    assert word in row.problem["message"]
+    assert row.problem["remedy"]
+    assert row.statistics == before.statistics
+    (shown,) = fixture.registry.list(limit=9, after=None)
+    assert shown.state == listed, "what a glance tells"
+    assert (shown.problem is None) is (listed == "READY")
+
+
 def test_a_log_that_went_back_is_told(fixture: Fixture, tmp_path: Path) -> None:
     row = fixture.create().row
     with open_repository(row, os.fsencode(fixture.data_dir)) as opened:
@@ -551,5 +607,5 @@ def test_lost_keys_are_named(fixture: Fixture) -> None:
     assert fixture.look().state == RepositoryState.REFUSED
     with pytest.raises(FailedPrecondition) as caught:
         open_repository(row, os.fsencode(fixture.data_dir))
-    assert caught.value.reason is Reason.KEY_REQUIRED
+    assert caught.value.reason is Reason.REPOSITORY_KEYS_LOST
     assert "data directory" in caught.value.message
