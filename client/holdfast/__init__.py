@@ -114,6 +114,7 @@ from holdfast.repository_models import (
     LogPosition,
     Repository,
     RepositoryKey,
+    RepositoryProblem,
     RepositoryReceipt,
     RepositoryStatistics,
 )
@@ -195,6 +196,7 @@ __all__ = [
     "Repository",
     "RepositoryKey",
     "RepositoryKeyKind",
+    "RepositoryProblem",
     "RepositoryReceipt",
     "RepositoryState",
     "RepositoryStatistics",

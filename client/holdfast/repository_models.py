@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -12,6 +13,7 @@ __all__ = [
     "LogPosition",
     "Repository",
     "RepositoryKey",
+    "RepositoryProblem",
     "RepositoryReceipt",
     "RepositoryStatistics",
 ]
@@ -62,8 +64,20 @@ class RepositoryReceipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryProblem:
+    """Why a repository is not READY: what a call on it fails with, or what a check found."""
+
+    code: str
+    reason: str
+    message: str
+    remedy: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Repository:
-    """A deduplicated, encrypted store of snapshots. `unlock_expire_time`: None while it is locked or not sealed."""
+    """A deduplicated, encrypted store of snapshots. `unlock_expire_time`: None while it is locked or not sealed;
+    `problem`: why `state` is not READY."""
 
     repository_id: str
     display_name: str
@@ -80,6 +94,7 @@ class Repository:
     statistics: RepositoryStatistics | None
     receipt: RepositoryReceipt | None
     last_check_time: datetime | None
+    problem: RepositoryProblem | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

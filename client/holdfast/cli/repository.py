@@ -107,6 +107,9 @@ def list_repositories(session: Session) -> int:
         session.emit("repository", one)
     rows = [(one.repository_id, str(one.state), _sealing(one), one.location) for one in found]
     session.table(["ID", "STATE", "SEALED", "LOCATION"], rows)
+    for one in found:
+        if one.problem is not None:
+            session.note(f"{safe(one.repository_id)}: {safe(one.problem.message)} ({one.problem.reason})")
     return 0
 
 
@@ -236,6 +239,9 @@ def _record(session: Session, one: Repository) -> None:
             ("last check", local_time(one.last_check_time)),
         ]
     )
+    if one.problem is not None:
+        session.note(f"problem: {safe(one.problem.message)} ({one.problem.reason})")
+        session.note(f"remedy: {safe(one.problem.remedy)}")
 
 
 def _key(kind: str, name: str) -> str:

@@ -26,35 +26,41 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1choldfast/v1/repository.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\x05\n\nRepository\x12\x15\n\rrepository_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x10\n\x08location\x18\x03 \x01(\t\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.holdfast.v1.RepositoryState\x12\x0e\n\x06sealed\x18\x05 \x01(\x08\x12\x16\n\x0e\x66ormat_version\x18\x06 \x01(\r\x12\x19\n\x11\x63ompression_level\x18\x07 \x01(\x11\x12(\n\x04keys\x18\x08 \x03(\x0b\x32\x1a.holdfast.v1.RepositoryKey\x12\x11\n\tkey_epoch\x18\t \x01(\r\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x12unlock_expire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12:\n\nstatistics\x18\r \x01(\x0b\x32!.holdfast.v1.RepositoryStatisticsH\x01\x88\x01\x01\x12\x34\n\x07receipt\x18\x0e \x01(\x0b\x32\x1e.holdfast.v1.RepositoryReceiptH\x02\x88\x01\x01\x12\x38\n\x0flast_check_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x03\x88\x01\x01\x42\x15\n\x13_unlock_expire_timeB\r\n\x0b_statisticsB\n\n\x08_receiptB\x12\n\x10_last_check_time\"\x94\x01\n\rRepositoryKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12,\n\x04kind\x18\x02 \x01(\x0e\x32\x1e.holdfast.v1.RepositoryKeyKind\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9d\x01\n\x06NewKey\x12\x19\n\npassphrase\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00\x12\x1a\n\x0bprivate_key\x18\x02 \x01(\tB\x03\x80\x01\x01H\x00\x12\x30\n\x08recovery\x18\x03 \x01(\x0b\x32\x1c.holdfast.v1.NewKey.RecoveryH\x00\x12\x14\n\x0c\x64isplay_name\x18\x04 \x01(\t\x1a\n\n\x08RecoveryB\x08\n\x06secret\"\xe5\x01\n\x14RepositoryStatistics\x12\x11\n\tsnapshots\x18\x01 \x01(\x04\x12\x0f\n\x07objects\x18\x02 \x01(\x04\x12\r\n\x05packs\x18\x03 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x04 \x01(\x04\x12\x15\n\roriginal_size\x18\x05 \x01(\x04\x12\x19\n\x11\x64\x65\x64uplicated_size\x18\x06 \x01(\x04\x12\x13\n\x0bstored_size\x18\x07 \x01(\x04\x12\x13\n\x0bunused_size\x18\x08 \x01(\x04\x12.\n\ncount_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x91\x01\n\x11RepositoryReceipt\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\tpositions\x18\x02 \x03(\x0b\x32\x18.holdfast.v1.LogPosition\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\"@\n\x0bLogPosition\x12\x11\n\twriter_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\"\xce\x02\n\x0fRetentionPolicy\x12\x16\n\tkeep_last\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0bkeep_hourly\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x17\n\nkeep_daily\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x18\n\x0bkeep_weekly\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x19\n\x0ckeep_monthly\x18\x05 \x01(\rH\x04\x88\x01\x01\x12\x18\n\x0bkeep_yearly\x18\x06 \x01(\rH\x05\x88\x01\x01\x12\x33\n\x0bkeep_within\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationH\x06\x88\x01\x01\x42\x0c\n\n_keep_lastB\x0e\n\x0c_keep_hourlyB\r\n\x0b_keep_dailyB\x0e\n\x0c_keep_weeklyB\x0f\n\r_keep_monthlyB\x0e\n\x0c_keep_yearlyB\x0e\n\x0c_keep_within*\xa9\x01\n\x0fRepositoryState\x12 \n\x1cREPOSITORY_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16REPOSITORY_STATE_READY\x10\x01\x12\x1c\n\x18REPOSITORY_STATE_OFFLINE\x10\x02\x12\x1c\n\x18REPOSITORY_STATE_DAMAGED\x10\x03\x12\x1c\n\x18REPOSITORY_STATE_REFUSED\x10\x04*\xa0\x01\n\x11RepositoryKeyKind\x12#\n\x1fREPOSITORY_KEY_KIND_UNSPECIFIED\x10\x00\x12\"\n\x1eREPOSITORY_KEY_KIND_PASSPHRASE\x10\x01\x12 \n\x1cREPOSITORY_KEY_KIND_KEY_FILE\x10\x02\x12 \n\x1cREPOSITORY_KEY_KIND_RECOVERY\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1choldfast/v1/repository.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x05\n\nRepository\x12\x15\n\rrepository_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x10\n\x08location\x18\x03 \x01(\t\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.holdfast.v1.RepositoryState\x12\x0e\n\x06sealed\x18\x05 \x01(\x08\x12\x16\n\x0e\x66ormat_version\x18\x06 \x01(\r\x12\x19\n\x11\x63ompression_level\x18\x07 \x01(\x11\x12(\n\x04keys\x18\x08 \x03(\x0b\x32\x1a.holdfast.v1.RepositoryKey\x12\x11\n\tkey_epoch\x18\t \x01(\r\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x12unlock_expire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12:\n\nstatistics\x18\r \x01(\x0b\x32!.holdfast.v1.RepositoryStatisticsH\x01\x88\x01\x01\x12\x34\n\x07receipt\x18\x0e \x01(\x0b\x32\x1e.holdfast.v1.RepositoryReceiptH\x02\x88\x01\x01\x12\x38\n\x0flast_check_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x03\x88\x01\x01\x12\x34\n\x07problem\x18\x10 \x01(\x0b\x32\x1e.holdfast.v1.RepositoryProblemH\x04\x88\x01\x01\x42\x15\n\x13_unlock_expire_timeB\r\n\x0b_statisticsB\n\n\x08_receiptB\x12\n\x10_last_check_timeB\n\n\x08_problem\"\xc3\x01\n\x11RepositoryProblem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\x12>\n\x08metadata\x18\x05 \x03(\x0b\x32,.holdfast.v1.RepositoryProblem.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x94\x01\n\rRepositoryKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12,\n\x04kind\x18\x02 \x01(\x0e\x32\x1e.holdfast.v1.RepositoryKeyKind\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9d\x01\n\x06NewKey\x12\x19\n\npassphrase\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00\x12\x1a\n\x0bprivate_key\x18\x02 \x01(\tB\x03\x80\x01\x01H\x00\x12\x30\n\x08recovery\x18\x03 \x01(\x0b\x32\x1c.holdfast.v1.NewKey.RecoveryH\x00\x12\x14\n\x0c\x64isplay_name\x18\x04 \x01(\t\x1a\n\n\x08RecoveryB\x08\n\x06secret\"\xe5\x01\n\x14RepositoryStatistics\x12\x11\n\tsnapshots\x18\x01 \x01(\x04\x12\x0f\n\x07objects\x18\x02 \x01(\x04\x12\r\n\x05packs\x18\x03 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x04 \x01(\x04\x12\x15\n\roriginal_size\x18\x05 \x01(\x04\x12\x19\n\x11\x64\x65\x64uplicated_size\x18\x06 \x01(\x04\x12\x13\n\x0bstored_size\x18\x07 \x01(\x04\x12\x13\n\x0bunused_size\x18\x08 \x01(\x04\x12.\n\ncount_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x91\x01\n\x11RepositoryReceipt\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\tpositions\x18\x02 \x03(\x0b\x32\x18.holdfast.v1.LogPosition\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\"@\n\x0bLogPosition\x12\x11\n\twriter_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\"\xce\x02\n\x0fRetentionPolicy\x12\x16\n\tkeep_last\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0bkeep_hourly\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x17\n\nkeep_daily\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x18\n\x0bkeep_weekly\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x19\n\x0ckeep_monthly\x18\x05 \x01(\rH\x04\x88\x01\x01\x12\x18\n\x0bkeep_yearly\x18\x06 \x01(\rH\x05\x88\x01\x01\x12\x33\n\x0bkeep_within\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationH\x06\x88\x01\x01\x42\x0c\n\n_keep_lastB\x0e\n\x0c_keep_hourlyB\r\n\x0b_keep_dailyB\x0e\n\x0c_keep_weeklyB\x0f\n\r_keep_monthlyB\x0e\n\x0c_keep_yearlyB\x0e\n\x0c_keep_within*\xa9\x01\n\x0fRepositoryState\x12 \n\x1cREPOSITORY_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16REPOSITORY_STATE_READY\x10\x01\x12\x1c\n\x18REPOSITORY_STATE_OFFLINE\x10\x02\x12\x1c\n\x18REPOSITORY_STATE_DAMAGED\x10\x03\x12\x1c\n\x18REPOSITORY_STATE_REFUSED\x10\x04*\xa0\x01\n\x11RepositoryKeyKind\x12#\n\x1fREPOSITORY_KEY_KIND_UNSPECIFIED\x10\x00\x12\"\n\x1eREPOSITORY_KEY_KIND_PASSPHRASE\x10\x01\x12 \n\x1cREPOSITORY_KEY_KIND_KEY_FILE\x10\x02\x12 \n\x1cREPOSITORY_KEY_KIND_RECOVERY\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast.v1.repository_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_REPOSITORYPROBLEM_METADATAENTRY']._loaded_options = None
+  _globals['_REPOSITORYPROBLEM_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_NEWKEY'].fields_by_name['passphrase']._loaded_options = None
   _globals['_NEWKEY'].fields_by_name['passphrase']._serialized_options = b'\200\001\001'
   _globals['_NEWKEY'].fields_by_name['private_key']._loaded_options = None
   _globals['_NEWKEY'].fields_by_name['private_key']._serialized_options = b'\200\001\001'
-  _globals['_REPOSITORYSTATE']._serialized_start=1857
-  _globals['_REPOSITORYSTATE']._serialized_end=2026
-  _globals['_REPOSITORYKEYKIND']._serialized_start=2029
-  _globals['_REPOSITORYKEYKIND']._serialized_end=2189
+  _globals['_REPOSITORYSTATE']._serialized_start=2121
+  _globals['_REPOSITORYSTATE']._serialized_end=2290
+  _globals['_REPOSITORYKEYKIND']._serialized_start=2293
+  _globals['_REPOSITORYKEYKIND']._serialized_end=2453
   _globals['_REPOSITORY']._serialized_start=111
-  _globals['_REPOSITORY']._serialized_end=760
-  _globals['_REPOSITORYKEY']._serialized_start=763
-  _globals['_REPOSITORYKEY']._serialized_end=911
-  _globals['_NEWKEY']._serialized_start=914
-  _globals['_NEWKEY']._serialized_end=1071
-  _globals['_NEWKEY_RECOVERY']._serialized_start=1051
-  _globals['_NEWKEY_RECOVERY']._serialized_end=1061
-  _globals['_REPOSITORYSTATISTICS']._serialized_start=1074
-  _globals['_REPOSITORYSTATISTICS']._serialized_end=1303
-  _globals['_REPOSITORYRECEIPT']._serialized_start=1306
-  _globals['_REPOSITORYRECEIPT']._serialized_end=1451
-  _globals['_LOGPOSITION']._serialized_start=1453
-  _globals['_LOGPOSITION']._serialized_end=1517
-  _globals['_RETENTIONPOLICY']._serialized_start=1520
-  _globals['_RETENTIONPOLICY']._serialized_end=1854
+  _globals['_REPOSITORY']._serialized_end=826
+  _globals['_REPOSITORYPROBLEM']._serialized_start=829
+  _globals['_REPOSITORYPROBLEM']._serialized_end=1024
+  _globals['_REPOSITORYPROBLEM_METADATAENTRY']._serialized_start=977
+  _globals['_REPOSITORYPROBLEM_METADATAENTRY']._serialized_end=1024
+  _globals['_REPOSITORYKEY']._serialized_start=1027
+  _globals['_REPOSITORYKEY']._serialized_end=1175
+  _globals['_NEWKEY']._serialized_start=1178
+  _globals['_NEWKEY']._serialized_end=1335
+  _globals['_NEWKEY_RECOVERY']._serialized_start=1315
+  _globals['_NEWKEY_RECOVERY']._serialized_end=1325
+  _globals['_REPOSITORYSTATISTICS']._serialized_start=1338
+  _globals['_REPOSITORYSTATISTICS']._serialized_end=1567
+  _globals['_REPOSITORYRECEIPT']._serialized_start=1570
+  _globals['_REPOSITORYRECEIPT']._serialized_end=1715
+  _globals['_LOGPOSITION']._serialized_start=1717
+  _globals['_LOGPOSITION']._serialized_end=1781
+  _globals['_RETENTIONPOLICY']._serialized_start=1784
+  _globals['_RETENTIONPOLICY']._serialized_end=2118
 # @@protoc_insertion_point(module_scope)

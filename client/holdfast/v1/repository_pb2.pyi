@@ -36,7 +36,7 @@ REPOSITORY_KEY_KIND_KEY_FILE: RepositoryKeyKind
 REPOSITORY_KEY_KIND_RECOVERY: RepositoryKeyKind
 
 class Repository(_message.Message):
-    __slots__ = ("repository_id", "display_name", "location", "state", "sealed", "format_version", "compression_level", "keys", "key_epoch", "create_time", "update_time", "unlock_expire_time", "statistics", "receipt", "last_check_time")
+    __slots__ = ("repository_id", "display_name", "location", "state", "sealed", "format_version", "compression_level", "keys", "key_epoch", "create_time", "update_time", "unlock_expire_time", "statistics", "receipt", "last_check_time", "problem")
     REPOSITORY_ID_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     LOCATION_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +52,7 @@ class Repository(_message.Message):
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     LAST_CHECK_TIME_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
     repository_id: str
     display_name: str
     location: str
@@ -67,7 +68,29 @@ class Repository(_message.Message):
     statistics: RepositoryStatistics
     receipt: RepositoryReceipt
     last_check_time: _timestamp_pb2.Timestamp
-    def __init__(self, repository_id: _Optional[str] = ..., display_name: _Optional[str] = ..., location: _Optional[str] = ..., state: _Optional[_Union[RepositoryState, str]] = ..., sealed: bool = ..., format_version: _Optional[int] = ..., compression_level: _Optional[int] = ..., keys: _Optional[_Iterable[_Union[RepositoryKey, _Mapping]]] = ..., key_epoch: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., unlock_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., statistics: _Optional[_Union[RepositoryStatistics, _Mapping]] = ..., receipt: _Optional[_Union[RepositoryReceipt, _Mapping]] = ..., last_check_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    problem: RepositoryProblem
+    def __init__(self, repository_id: _Optional[str] = ..., display_name: _Optional[str] = ..., location: _Optional[str] = ..., state: _Optional[_Union[RepositoryState, str]] = ..., sealed: bool = ..., format_version: _Optional[int] = ..., compression_level: _Optional[int] = ..., keys: _Optional[_Iterable[_Union[RepositoryKey, _Mapping]]] = ..., key_epoch: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., unlock_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., statistics: _Optional[_Union[RepositoryStatistics, _Mapping]] = ..., receipt: _Optional[_Union[RepositoryReceipt, _Mapping]] = ..., last_check_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., problem: _Optional[_Union[RepositoryProblem, _Mapping]] = ...) -> None: ...
+
+class RepositoryProblem(_message.Message):
+    __slots__ = ("code", "reason", "message", "remedy", "metadata")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    reason: str
+    message: str
+    remedy: str
+    metadata: _containers.ScalarMap[str, str]
+    def __init__(self, code: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., remedy: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class RepositoryKey(_message.Message):
     __slots__ = ("key_id", "kind", "display_name", "create_time")

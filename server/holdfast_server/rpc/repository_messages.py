@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from holdfast.v1 import repository_pb2
-from holdfast_server.catalog.rows import RepositoryRow
 from holdfast_server.core.repository_place import SignedReceipt
 from holdfast_server.rpc.convert import optional_time, timestamp
+from holdfast_server.rpc.errors import code_name
 from holdfast_server.storage.names import escape
+from holdfast_server.tasks.repository_states import ShownRepository
 
 __all__ = ["receipt_message", "repository_message"]
 
 _COUNTS = frozenset(field.name for field in repository_pb2.RepositoryStatistics.DESCRIPTOR.fields) - {"count_time"}
 
 
-def repository_message(row: RepositoryRow, *, with_statistics: bool = True) -> repository_pb2.Repository:
+def repository_message(row: ShownRepository, *, with_statistics: bool = True) -> repository_pb2.Repository:
     counts = row.statistics if with_statistics else None
     return repository_pb2.Repository(
         repository_id=row.repository_id,
@@ -38,6 +42,7 @@ def repository_message(row: RepositoryRow, *, with_statistics: bool = True) -> r
         unlock_expire_time=optional_time(row.unlock_expire),
         statistics=None if counts is None else _statistics_message(counts),
         last_check_time=optional_time(row.last_check_time),
+        problem=None if row.problem is None else _problem_message(row.problem),
     )
 
 
@@ -50,6 +55,16 @@ def receipt_message(receipt: SignedReceipt) -> repository_pb2.RepositoryReceipt:
         ],
         signature=receipt.signature,
         public_key=receipt.public_key,
+    )
+
+
+def _problem_message(record: Mapping[str, Any]) -> repository_pb2.RepositoryProblem:
+    return repository_pb2.RepositoryProblem(
+        code=code_name(record["type"]),
+        reason=record["reason"],
+        message=record["message"],
+        remedy=record["remedy"],
+        metadata=record["metadata"],
     )
 
 
