@@ -17,6 +17,7 @@ import pytest
 from holdfast.v1 import backup_service_pb2, repository_service_pb2, task_pb2
 from holdfast_server.repository import ContentKeys, Repository
 from holdfast_server.repository.packs import PackRecord
+from holdfast_server.repository.runs import list_runs
 from tests.fault.test_kills import ROLES, come_back, freeze_and_kill, run_time, wait_for_moment
 from tests.harness import PATIENCE, Server, make_tree, snapshot, until
 from tests.nonces import NonceAudit
@@ -110,7 +111,7 @@ def test_kills_at_random_moments_of_a_backup_into_a_repository(new_server: MakeS
                 completed += 1
                 acknowledged[task.backup_result.backup_ids[0]] = snapshot(source)
             assert found == set(acknowledged)
-            assert not [*repository.store.list("runs/")]
+            assert not [*list_runs(repository.store, repository.index_keys)]
             assert_nothing_sent_again(finished, packs_of(repository.store, repository))
             newest = [*acknowledged][-1]
             assert read_snapshots(repository, content_of(repository), [newest]) == {newest: acknowledged[newest]}

@@ -31,6 +31,7 @@ from holdfast_server.repository.config import (
 from holdfast_server.repository.content_keys import KEY, ContentKeys
 from holdfast_server.repository.crypto import UUID, IndexKeys
 from holdfast_server.repository.format import CONFIG_NAME, damaged
+from holdfast_server.repository.json_object import is_run_id
 from holdfast_server.repository.keys import RepositoryKeys, WriterKey
 from holdfast_server.repository.log import LogReader, LogVector, Receipt
 from holdfast_server.repository.slots import (
@@ -255,7 +256,9 @@ class Repository:
         objects: Counter[str] = Counter()
         sizes: Counter[str] = Counter()
         for info in self.store.list(""):
-            kind = info.name.partition("/")[0]
+            kind, _, rest = info.name.partition("/")
+            if kind == "runs" and not is_run_id(rest):
+                continue  # a probe of the store
             objects[kind] += 1
             sizes[kind] += info.size
         count = original_size = 0

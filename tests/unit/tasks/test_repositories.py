@@ -34,6 +34,7 @@ from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskKind
 from holdfast_server.tasks.repositories import NewRepository, RepositoryOrder, RepositoryRegistry, open_repository
+from holdfast_server.tasks.repository_states import ShownRepository
 from holdfast_server.tasks.run import Outcome, TaskRun
 from holdfast_server.tasks.sources import SourceOrder, SourceRegistry
 from holdfast_server.tasks.wallet_reader import WalletReader
@@ -100,7 +101,7 @@ class Fixture:
     def unlock(self, secret: str = KEY_FILE, seconds: float = MINUTE) -> RepositoryRow:
         return self.registry.unlock("vault", Credentials(private_key=secret), seconds, always)
 
-    def look(self) -> RepositoryRow:
+    def look(self) -> ShownRepository:
         return self.registry.get("vault", always)[0]
 
     def at_work(self, credentials: Credentials | None) -> str:

@@ -26,7 +26,7 @@ from holdfast_server.tasks.check_repository import CheckOrders
 from holdfast_server.tasks.repositories import open_repository, repository_place
 from holdfast_server.tasks.repository_care import RepositoryCare
 from tests.unit.tasks.conftest import InProcess, World
-from tests.unit.tasks.test_repositories import Fixture, always
+from tests.unit.tasks.test_repositories import Fixture
 
 DAY = 86_400
 
