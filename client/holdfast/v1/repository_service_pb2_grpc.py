@@ -31,7 +31,8 @@ class RepositoryServiceStub(object):
     """Creates repositories, keeps them small and whole, and manages their keys.
 
     Each call may also fail with UNAUTHENTICATED/BAD_CREDENTIALS, PERMISSION_DENIED/ROLE_TOO_SMALL,
-    UNAVAILABLE/CATALOG_BUSY, UNAVAILABLE/SHUTTING_DOWN, UNIMPLEMENTED/NOT_AVAILABLE and INTERNAL/INTERNAL.
+    UNAVAILABLE/CATALOG_BUSY, UNAVAILABLE/SHUTTING_DOWN, UNIMPLEMENTED/NOT_AVAILABLE and INTERNAL/INTERNAL; whatever needs
+    the content of a repository whose state is REFUSED with its reason.
     """
 
     def __init__(self, channel):
@@ -106,7 +107,8 @@ class RepositoryServiceServicer(object):
     """Creates repositories, keeps them small and whole, and manages their keys.
 
     Each call may also fail with UNAUTHENTICATED/BAD_CREDENTIALS, PERMISSION_DENIED/ROLE_TOO_SMALL,
-    UNAVAILABLE/CATALOG_BUSY, UNAVAILABLE/SHUTTING_DOWN, UNIMPLEMENTED/NOT_AVAILABLE and INTERNAL/INTERNAL.
+    UNAVAILABLE/CATALOG_BUSY, UNAVAILABLE/SHUTTING_DOWN, UNIMPLEMENTED/NOT_AVAILABLE and INTERNAL/INTERNAL; whatever needs
+    the content of a repository whose state is REFUSED with its reason.
     """
 
     def CreateRepository(self, request, context):
@@ -309,7 +311,8 @@ class RepositoryService(object):
     """Creates repositories, keeps them small and whole, and manages their keys.
 
     Each call may also fail with UNAUTHENTICATED/BAD_CREDENTIALS, PERMISSION_DENIED/ROLE_TOO_SMALL,
-    UNAVAILABLE/CATALOG_BUSY, UNAVAILABLE/SHUTTING_DOWN, UNIMPLEMENTED/NOT_AVAILABLE and INTERNAL/INTERNAL.
+    UNAVAILABLE/CATALOG_BUSY, UNAVAILABLE/SHUTTING_DOWN, UNIMPLEMENTED/NOT_AVAILABLE and INTERNAL/INTERNAL; whatever needs
+    the content of a repository whose state is REFUSED with its reason.
     """
 
     @staticmethod
