@@ -269,6 +269,8 @@ def test_it_counts_what_is_there() -> None:
     assert counts.stored_size == sum(map(len, store.contents().values()))
     assert counts.classes["packs"] == ClassCount(1, 1000)
     assert set(counts.classes) == {"config", "packs", "runs", "snapshots"}
+    store.put(f"runs/probe-{'0' * 32}", [bytes(10)])
+    assert repository.statistics() == counts, "a probe under way is nothing of it"
 
 
 def test_a_receipt_tells_the_newest_entries() -> None:
