@@ -148,6 +148,7 @@ def test_a_store_that_lies_is_refused_as_long_as_it_does(server: Server, tmp_pat
     assert {name for name in files(tmp_path / "vault") if "probe" in name} == set()
 
 
+@pytest.mark.soak
 def test_killed_readers_leave_no_run(server: Server, tmp_path: Path) -> None:
     """Their tasks go on with runs of their own, and those of the dead worker are ended."""
     backup_id = vault_with_a_backup(server, tmp_path, 24 << 20)
