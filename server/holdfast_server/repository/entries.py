@@ -118,7 +118,9 @@ class Entry:
             found = tuple(decode_extents(tail.references))
         except ValueError as error:
             raise self.damaged(str(error)) from None
-        if sum(extent.length for extent in found) != tail.size:
+        # Most files have one.
+        length = found[0].length if len(found) == 1 else sum(extent.length for extent in found)
+        if length != tail.size:
             raise self.damaged("its extents do not add up to its size")
         return found
 
@@ -161,7 +163,7 @@ class Entry:
         parsed = self._parsed
         if parsed is None:
             try:
-                parsed = parse_tail(self.kind, self.flags, self.tail, self.key)
+                parsed = parse_tail(self.kind, self.flags, self.tail, self.folder, self.name)
             except (ValueError, struct.error) as error:
                 what = "its tail ends early" if isinstance(error, struct.error) else str(error)
                 raise self.damaged(what) from None

@@ -5,7 +5,7 @@ docs/format.md ("Files") specifies the bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from struct import Struct
 from typing import Final
 
@@ -62,20 +62,22 @@ def encode_hole(length: int) -> bytes:
     return _HOLE.pack(_NO_CHUNK, length)
 
 
-def decode_extents(raw: bytes) -> Iterator[Extent]:
+def decode_extents(raw: bytes) -> list[Extent]:
     """The extents and holes of a page or tail, in order. Raises ValueError when they break the format's rules."""
     if len(raw) % EXTENT_SIZE:
         raise ValueError("an extent is cut off")
+    found: list[Extent] = []
     for chunk_id, offset, length in _EXTENT.iter_unpack(raw):
         if chunk_id == _NO_CHUNK:
             hole = offset | length << 32
             if not hole:
                 raise ValueError("a hole has no length")
-            yield Extent(None, 0, hole)
+            found.append(Extent(None, 0, hole))
         elif not length or offset + length > CHUNK_MAX:
             raise ValueError("an extent does not lie in a chunk")
         else:
-            yield Extent(chunk_id, offset, length)
+            found.append(Extent(chunk_id, offset, length))
+    return found
 
 
 def ends_page(chunk_id: bytes) -> bool:

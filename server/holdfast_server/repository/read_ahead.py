@@ -32,6 +32,8 @@ _CHUNKS: Final = 12
 _STEPS: Final = 2_048
 #: Bytes of chunks kept because of the small files in them that may still come.
 _KEPT: Final = 16 << 20
+#: So many bytes of a chunk are copied in the time that two views of it take to be made.
+_COPIED: Final = 4 << 10
 #: How often `check` is asked while a chunk is waited for, in seconds.
 _TICK: Final = 0.05
 
@@ -163,7 +165,11 @@ class ReadAhead(Generic[T]):
             self._release(chunk, keep=length < len(content))
         if offset + length > len(content):
             raise entry.damaged(f"it has an extent behind the end of chunk {chunk.chunk_id.hex()}")
-        return content if length == len(content) else memoryview(content)[offset : offset + length]
+        if length == len(content):
+            return content
+        if length <= _COPIED:
+            return content[offset : offset + length]
+        return memoryview(content)[offset : offset + length]
 
     def _wait_for(self, entry: Entry, chunk: _Chunk) -> bytes:
         future = chunk.future

@@ -108,7 +108,7 @@ class SnapshotReader:
         for page_id in entry.pages:
             page = self._chunks.get(ChunkType.EXTENTS, page_id)
             try:
-                extents = list(decode_extents(page))
+                extents = decode_extents(page)
             except ValueError as error:
                 raise damaged(f"extent page {page_id.hex()}", str(error)) from None
             if not extents:

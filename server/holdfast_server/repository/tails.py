@@ -133,8 +133,11 @@ def encode_extras(xattrs: Sequence[tuple[bytes, bytes]], encryption: Encryption 
     return b"".join(parts)
 
 
-def parse_tail(kind: EntryKind, flags: int, tail: bytes, key: Key) -> Tail:
-    """Take the tail of an entry apart. Raises ValueError or struct.error when it is not as the format says."""
+def parse_tail(kind: EntryKind, flags: int, tail: bytes, folder: bytes, name: bytes) -> Tail:
+    """Take the tail of the entry of this name apart.
+
+    Raises ValueError or struct.error when it is not as the format says.
+    """
     if kind is EntryKind.DIRECTORY and not flags and not tail:
         return _PLAIN
     size, digest, references, target, offset = 0, None, b"", b"", 0
@@ -150,7 +153,7 @@ def parse_tail(kind: EntryKind, flags: int, tail: bytes, key: Key) -> Tail:
             raise ValueError("its size and the number of its extents contradict each other")
     elif kind is not EntryKind.DIRECTORY:
         target, offset = _take(tail, _U32.size, _U32.unpack_from(tail)[0])
-        _check_target(kind, key, target)
+        _check_target(kind, key_of(folder, name), target)
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     encryption = None
     if flags & _XATTRS:
