@@ -62,7 +62,7 @@ FORMATS = {
 tars = pytest.mark.parametrize("name", ["tar.gz", "tar.zst"])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     root = os.fsencode(tmp_path_factory.mktemp("odd") / "tree")
     os.mkdir(root)
@@ -79,7 +79,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return root
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def archives(tree: bytes, shared_server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same tree in each format."""
     shared_server.register(Path(os.fsdecode(tree)), "interop-odd")
