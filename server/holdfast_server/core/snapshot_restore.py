@@ -28,7 +28,7 @@ from holdfast_server.core.control import Control, Progress
 from holdfast_server.core.restore import Restored, Room
 from holdfast_server.core.staged_tree import StagedTree
 from holdfast_server.repository import Blocks, Entry, EntryFlag, EntryKind, ReadAhead, SnapshotReader, SourceAttributes
-from holdfast_server.storage.local import sync_filesystem
+from holdfast_server.storage.local import sync_filesystem, writing_back
 
 __all__ = ["SnapshotUnpacking", "restore_snapshot_to_staging"]
 
@@ -80,7 +80,8 @@ def restore_snapshot_to_staging(
     staged = StagedTree(staging_fd, unpacking.report)
     try:
         job = _Job(unpacking, chosen, staged, room, control)
-        job.run()
+        with writing_back(staging_fd):
+            job.run()
         coins = unpacking.coins
         if coins is not None:
             coins.arrange(staged.tree, job.manifest(), root_fd=staging_fd, select=None, require=room.require)

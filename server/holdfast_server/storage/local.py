@@ -17,7 +17,8 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 from holdfast_server.errors import (
     FailedPrecondition,
@@ -44,8 +45,11 @@ __all__ = [
     "sync_filesystem",
     "translate_os_error",
     "write_file",
+    "writing_back",
 ]
 
+#: How long a file system may gather what is to be written early.
+_WRITE_BACK_SECONDS = 0.25
 _NO_RENAME_FLAGS = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 
@@ -96,6 +100,35 @@ def sync_filesystem(fd: int) -> None:
         if error.errno != errno.ENOSYS:
             raise
         os.sync()
+
+
+@contextlib.contextmanager
+def writing_back(fd: int) -> Iterator[None]:
+    """Have the file system of an opened directory write all the time what is written meanwhile, so that little is left
+    for a `sync_filesystem` behind it.
+
+    That call is still needed. It tells of errors that happened here: the kernel tells each descriptor, and this one is
+    another.
+    """
+    ended = threading.Event()
+    with contextlib.suppress(OSError):
+        own = os.open(b".", DIRECTORY_FLAGS, dir_fd=fd)
+        threading.Thread(target=_write_back, args=(own, ended), name="write-back", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _write_back(fd: int, ended: threading.Event) -> None:
+    """Until `ended`; nobody waits for the last call, which may take long."""
+    try:
+        while not ended.wait(_WRITE_BACK_SECONDS):
+            syscalls.syncfs(fd)
+    except OSError:
+        pass  # told to who asks whether all was written
+    finally:
+        os.close(fd)
 
 
 def rename_file(from_fd: int, name: bytes, to_fd: int, new: bytes) -> None:

@@ -19,6 +19,7 @@ from holdfast_server.errors import (
     Unavailable,
 )
 from holdfast_server.storage import local, syscalls
+from tests.harness import PATIENCE, until
 
 from .conftest import NOBODY, Mounter, Opener
 
@@ -212,6 +213,39 @@ def test_a_full_disk_leaves_the_old_state(tmp_path: Path, opened: Opener, mount:
         local.write_file(fd, b"name", bytes(1 << 20))
     assert local.translate_os_error(caught.value, "writing").reason is Reason.DISK_FULL
     assert [(p.name, p.read_bytes()) for p in disk.iterdir()] == [("name", b"old")]
+
+
+def test_writing_back_early(tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on until it is left, through a descriptor of its own, and lets go of that."""
+    fd, synced = opened(tmp_path), threading.Semaphore(0)
+    told: list[int] = []
+
+    def syncfs(given: int) -> None:
+        told.append(given)
+        assert os.path.samestat(os.fstat(given), os.fstat(fd))
+        synced.release()
+
+    monkeypatch.setattr(syscalls, "syncfs", syncfs)
+    monkeypatch.setattr(local, "_WRITE_BACK_SECONDS", 0.001)
+    with local.writing_back(fd):
+        for _ in range(3):
+            assert synced.acquire(timeout=PATIENCE)
+    (own,) = set(told)
+    assert own != fd
+    until(lambda: not any(one.name == "write-back" for one in threading.enumerate()), "the end of the thread")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(own)
+
+
+def test_writing_back_early_raises_nothing(tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed is told by `sync_filesystem`, whose descriptor has yet to hear of it."""
+    fd = opened(tmp_path)
+    fault = Fault(monkeypatch, syscalls, "syncfs", errno.EIO)
+    monkeypatch.setattr(local, "_WRITE_BACK_SECONDS", 0.001)
+    with local.writing_back(fd):
+        until(lambda: fault.fired, "the fault")
+    with pytest.raises(RuntimeError, match="from within"), local.writing_back(fd):
+        raise RuntimeError("from within")
 
 
 def test_sync_filesystem(tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
