@@ -84,7 +84,7 @@ def test_any_tree_comes_back(vaults: Vaults, tree: list[Node], seed: int) -> Non
     assert_comes_back(vaults, tree, seed)
 
 
-@settings(deadline=None, suppress_health_check=HEALTH, max_examples=15)
+@settings(deadline=None, suppress_health_check=HEALTH, max_examples=8)
 @given(tree=nodes(), seed=st.integers(0, 1 << 30))
 def test_any_tree_comes_back_that_a_process_has_walked(vaults: Vaults, tree: list[Node], seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
