@@ -6,6 +6,7 @@ gone), and `status`, on which it writes one JSON object a line.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import os
@@ -16,7 +17,16 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ALLOCATOR", "Child", "attach", "die_with_parent", "forbid_core_dumps", "raise_file_limit", "start_module"]
+__all__ = [
+    "ALLOCATOR",
+    "Child",
+    "attach",
+    "die_with_parent",
+    "forbid_core_dumps",
+    "module_options",
+    "raise_file_limit",
+    "start_module",
+]
 
 _PR_SET_PDEATHSIG = 1
 
@@ -59,6 +69,17 @@ def start_module(name: str, fds: dict[str, int], *options: str) -> subprocess.Po
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C in the terminal is ours to handle
     )
+
+
+def module_options(*names: str) -> argparse.Namespace:
+    """The other end of `start_module`: numbers by name. This process dies with its parent and dumps no core."""
+    parser = argparse.ArgumentParser()
+    for name in (*names, "parent"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    options = parser.parse_args()
+    die_with_parent(options.parent)
+    forbid_core_dumps()
+    return options
 
 
 def die_with_parent(parent: int | None) -> None:

@@ -12,14 +12,13 @@ import struct
 from collections.abc import Callable, Iterator
 
 from holdfast_server.records import frozen_record
-from holdfast_server.storage.tree import TreeEntry, read_xattrs
+from holdfast_server.storage.tree import TreeEntry, Xattrs, read_xattrs
 
 __all__ = [
     "SMALL_FILE",
     "TRIES",
     "FileReader",
     "StableContent",
-    "Xattrs",
     "file_state",
     "is_sparse",
     "read_small",
@@ -37,9 +36,6 @@ _ZEROS = bytes(_BLOCK)
 _listxattr: Callable[[int], list[str]] | None = getattr(os, "listxattr", None)
 _PAUSE = 0.02
 _STATE = struct.Struct("<QqqQQ")
-
-#: Extended attributes by name, sorted.
-Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
 @frozen_record

@@ -20,7 +20,7 @@ from holdfast_server.archive.writer import ArchiveWriter
 from holdfast_server.core.backup import NAME_TOO_LONG, MemberJob
 from holdfast_server.core.control import Control, Problem, Progress
 from holdfast_server.core.plaintext_guard import PlaintextGuard
-from holdfast_server.core.reading import TRIES, FileReader, Xattrs, file_state, is_sparse, read_small, read_unchanged
+from holdfast_server.core.reading import TRIES, FileReader, file_state, is_sparse, read_small, read_unchanged
 from holdfast_server.core.snapshot_members import SnapshotMembers
 from holdfast_server.core.source_entries import SourceEntries
 from holdfast_server.core.source_job import CHANGED, BackupPlan, SourceJob, refuse_folder
@@ -42,7 +42,7 @@ from holdfast_server.storage.names import escape
 from holdfast_server.storage.tree import (
     EntryKind as SourceKind,
 )
-from holdfast_server.storage.tree import ProblemReason, TreeEntry, TreeProblem, problem_from, read_xattrs
+from holdfast_server.storage.tree import ProblemReason, TreeEntry, TreeProblem, Xattrs, problem_from, read_xattrs
 
 __all__ = ["CacheScope", "write_entries"]
 
@@ -157,18 +157,15 @@ class _DirectoryJob(SourceJob):
         name, key, mode, uid, gid, mtime_ns, ctime_ns, size, sparse, content, attributes = found
         known = self._writer.cached(key)
         if known is not None:
-            self._unknown -= 1
             self._show(name, size)
-            flags, tail, value = known
-            record = encode_entry(_FILE, flags, mode, uid, gid, mtime_ns, name, tail)
-            self._writer.add_cached(self._folder, name, record, key, value)
+            self._add_known(name, mode, uid, gid, mtime_ns, key, known)
         elif content is None:
             self._add_unread(self._path(name), name, entries.level)
             return
         else:
             self._unknown += 1
             self._show(name, size)
-            flags, extras = self._extras(self._path(name), attributes) if attributes else (0, b"")
+            flags, extras = self._extras(self._path(name), attributes)
             self._writer.add_small(
                 self._folder, name, flags | _SPARSE if sparse else flags, mode, uid, gid, mtime_ns, content, extras,
                 key if ctime_ns < self._safe_before_ns else None,
@@ -177,6 +174,15 @@ class _DirectoryJob(SourceJob):
         counted = self.statistics
         counted.files += 1
         counted.original_size += size
+
+    def _add_known(
+        self, name: bytes, mode: int, uid: int, gid: int, mtime_ns: int, key: bytes, known: tuple[int, bytes, bytes]
+    ) -> None:
+        """A file that is as it was when it was last stored."""
+        self._unknown -= 1
+        flags, tail, value = known
+        record = encode_entry(_FILE, flags, mode, uid, gid, mtime_ns, name, tail)
+        self._writer.add_cached(self._folder, name, record, key, value)
 
     def _add_unread(self, path: bytes, name: bytes, level: Level) -> None:
         """A file that has to be looked at again and read: it is large, or changed just now."""
@@ -231,13 +237,8 @@ class _DirectoryJob(SourceJob):
         key = blake3(entry.path + state, key=self._cache_key).digest(16)
         known = self._writer.cached(key)
         if known is not None:
-            self._unknown -= 1
-            flags, tail, value = known
-            record = encode_entry(
-                _FILE, flags, status.st_mode & 0o7777, status.st_uid, status.st_gid, status.st_mtime_ns, entry.name,
-                tail,
-            )  # fmt: skip
-            self._writer.add_cached(self._folder, entry.name, record, key, value)
+            mode = status.st_mode & 0o7777
+            self._add_known(entry.name, mode, status.st_uid, status.st_gid, status.st_mtime_ns, key, known)
             self._count(entry, status, size, changed=False)
             self._progress.count(size, 1)
         elif size < LARGE_FILE:
@@ -261,19 +262,6 @@ class _DirectoryJob(SourceJob):
         found = read_unchanged(entry.parent.fd, entry.name, state)
         if found is not None:
             content, attributes = found
-            if not attributes and status.st_nlink == 1:
-                # The short way of what follows, for nearly every file.
-                size = len(content)
-                self._writer.add_small(
-                    self._folder, entry.name, _SPARSE if status.st_blocks * 512 < size else 0,
-                    status.st_mode & 0o7777, status.st_uid, status.st_gid, status.st_mtime_ns, content, b"",
-                    key if status.st_ctime_ns < self._safe_before_ns else None,
-                )  # fmt: skip
-                self._progress.count(size, 1)
-                counted = self.statistics
-                counted.files += 1
-                counted.original_size += size
-                return
         else:
             # Something happened to it since it was listed: what was remembered of it then is void.
             stable = read_small(entry, self._control.wait, LARGE_FILE - 1)
@@ -282,7 +270,7 @@ class _DirectoryJob(SourceJob):
                 return
             content, status, changed, key = stable.data, stable.stat, stable.changed, None
             attributes = entry.xattrs()
-        flags, extras = self._extras(entry.path, attributes) if attributes else (0, b"")
+        flags, extras = self._extras(entry.path, attributes)
         if status.st_blocks * 512 < status.st_size:
             flags |= _SPARSE
         if changed:

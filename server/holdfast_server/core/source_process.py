@@ -9,7 +9,6 @@ walks on from the last entry it was given.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import logging
@@ -24,11 +23,11 @@ from typing import Final
 
 from blake3 import blake3
 
-from holdfast_server.core.reading import Xattrs, file_state, read_unchanged
+from holdfast_server.core.reading import file_state, read_unchanged
 from holdfast_server.core.selection import Selection
-from holdfast_server.process import die_with_parent, forbid_core_dumps, start_module
+from holdfast_server.process import module_options, start_module
 from holdfast_server.storage.descent import Level
-from holdfast_server.storage.tree import EntryKind, ProblemReason, TreeEntry, TreeProblem, walk
+from holdfast_server.storage.tree import EntryKind, ProblemReason, TreeEntry, TreeProblem, Xattrs, walk
 
 __all__ = ["FoundFile", "Group", "Position", "SourceProcess", "SourceProcessDied", "entries_after"]
 
@@ -333,12 +332,7 @@ def _never() -> None:
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser()
-    for name in ("--orders", "--answers", "--parent"):
-        parser.add_argument(name, type=int, required=True)
-    options = parser.parse_args()
-    die_with_parent(options.parent)
-    forbid_core_dumps()
+    options = module_options("orders", "answers")
     with contextlib.suppress(EOFError, ConnectionError):
         _serve(socket.socket(fileno=options.orders), Connection(options.answers, readable=False))
     os._exit(0)

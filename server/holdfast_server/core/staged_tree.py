@@ -19,7 +19,7 @@ from holdfast_server.archive.sink import LeftOut
 from holdfast_server.archive.tree import Tree, system_errors
 from holdfast_server.errors import DataLoss, Reason
 from holdfast_server.repository import Blocks, Entry, EntryFlag, Hole
-from holdfast_server.storage.entry import replace_xattrs, set_xattrs
+from holdfast_server.storage.entry import Xattrs, replace_xattrs, set_xattrs
 from holdfast_server.storage.names import escape
 
 __all__ = ["StagedTree"]
@@ -32,8 +32,6 @@ _ZEROS: Final = bytes(_PAGE)
 _PERMISSIONS: Final = 0o777
 _CREATED_MODE: Final = 0o600
 _LARGEST_ID: Final = (1 << 32) - 2
-
-Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
 class _Attributed(Protocol):

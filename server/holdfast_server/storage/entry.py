@@ -18,6 +18,7 @@ __all__ = [
     "ProblemReason",
     "TreeEntry",
     "TreeProblem",
+    "Xattrs",
     "problem_from",
     "read_xattrs",
     "replace_xattrs",
@@ -42,6 +43,10 @@ _REFUSED = frozenset(
 
 #: Says where a file lies, whatever tree it is in: no attribute of a file that goes elsewhere.
 _OF_THE_PLACE = b"security."
+
+
+#: Extended attributes by name, sorted.
+Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
 class EntryKind(StrEnum):
@@ -151,7 +156,7 @@ class TreeEntry:
             raise
         return fd, status
 
-    def xattrs(self) -> tuple[tuple[bytes, bytes], ...]:
+    def xattrs(self) -> Xattrs:
         """The entry's own extended attributes, sorted by name; empty where there are none or they are not supported.
 
         To be called before the walk is advanced, as `open_file`; for a file that is open already `read_xattrs` costs a
@@ -174,12 +179,12 @@ class TreeEntry:
             os.close(fd)
 
 
-def read_xattrs(fd: int) -> tuple[tuple[bytes, bytes], ...]:
+def read_xattrs(fd: int) -> Xattrs:
     """The same of an opened file or directory."""
     return _read_xattrs(fd, True) if _HAS_XATTRS else ()
 
 
-def _read_xattrs(place: int | bytes, follow: bool) -> tuple[tuple[bytes, bytes], ...]:
+def _read_xattrs(place: int | bytes, follow: bool) -> Xattrs:
     try:
         names = os.listxattr(place, follow_symlinks=follow)
     except OSError as error:

@@ -12,7 +12,15 @@ import stat
 from collections.abc import Callable, Collection, Generator, Iterator
 
 from holdfast_server.storage.descent import DIRECTORY_FLAGS, DirectoryChain, Level
-from holdfast_server.storage.entry import EntryKind, ProblemReason, TreeEntry, TreeProblem, problem_from, read_xattrs
+from holdfast_server.storage.entry import (
+    EntryKind,
+    ProblemReason,
+    TreeEntry,
+    TreeProblem,
+    Xattrs,
+    problem_from,
+    read_xattrs,
+)
 from holdfast_server.storage.names import escape
 
 __all__ = [
@@ -21,6 +29,7 @@ __all__ = [
     "ProblemReason",
     "TreeEntry",
     "TreeProblem",
+    "Xattrs",
     "problem_from",
     "read_xattrs",
     "walk",

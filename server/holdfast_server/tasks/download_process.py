@@ -7,7 +7,6 @@ included; then its end of the socket says by closing that nobody wants the archi
 
 from __future__ import annotations
 
-import argparse
 import os
 import pickle
 import threading
@@ -20,7 +19,7 @@ from holdfast_server.core.control import Control
 from holdfast_server.core.snapshot_place import StreamOrder
 from holdfast_server.core.snapshot_stream import stream_snapshot
 from holdfast_server.errors import HoldfastError, Stopped
-from holdfast_server.process import die_with_parent, forbid_core_dumps
+from holdfast_server.process import module_options
 
 __all__: list[str] = []
 
@@ -60,12 +59,7 @@ def _serve(connection: Connection) -> None:
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser()
-    for name in ("--fd", "--parent"):
-        parser.add_argument(name, type=int, required=True)
-    options = parser.parse_args()
-    die_with_parent(options.parent)
-    forbid_core_dumps()
+    options = module_options("fd")
     try:
         _serve(Connection(options.fd))
     except (EOFError, ConnectionError):

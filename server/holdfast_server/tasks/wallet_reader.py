@@ -17,7 +17,6 @@ any other exception only the type and the lines of code arrive, as `ReaderDefect
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import pickle
@@ -33,7 +32,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar, TypeVarTuple
 
 from holdfast_server.errors import HoldfastError, Reason, ResourceExhausted, Unavailable
-from holdfast_server.process import die_with_parent, forbid_core_dumps, start_module
+from holdfast_server.process import module_options, start_module
 
 __all__ = ["ReaderDefect", "WalletReader"]
 
@@ -292,12 +291,7 @@ def _answer(message: bytes) -> bytes:
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser()
-    for name in ("--fd", "--parent", "--threads"):
-        parser.add_argument(name, type=int, required=True)
-    options = parser.parse_args()
-    die_with_parent(options.parent)
-    forbid_core_dumps()
+    options = module_options("fd", "threads")
     _serve(Connection(options.fd), options.threads)
 
 
