@@ -115,6 +115,7 @@ class _DirectoryJob(SourceJob):
         self._folder = b""
         #: Of the files that were looked up lately: how many had to be read, less how many were known.
         self._unknown = 0
+        self._wanted = True
 
     def add_tree(self, source: OpenFolder) -> None:
         plan = self._plan
@@ -133,9 +134,10 @@ class _DirectoryJob(SourceJob):
         self.statistics.files_ignored = entries.ignored
 
     def _wants_content(self) -> bool:
-        """Whether more files have to be read than not."""
-        wants, self._unknown = self._unknown > 0, 0
-        return wants
+        """Whether more files have to be read than not; where none was looked up, what was so before."""
+        if self._unknown:
+            self._wanted, self._unknown = self._unknown > 0, 0
+        return self._wanted
 
     def _tell(self, problem: TreeProblem) -> None:
         self._problem(problem.path, problem.reason, problem.message)
