@@ -78,6 +78,7 @@ def new_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that no test stops, kills or fills its queues for good."""
-    with Server(tmp_path_factory.mktemp("shared"), environment={"HOLDFAST_SERVER_HEARTBEAT_SECONDS": "0.3"}) as server:
+    """A server that no test stops, kills or fills its queues for good. It makes its catalog itself."""
+    quick = {"HOLDFAST_SERVER_HEARTBEAT_SECONDS": "0.3"}
+    with Server(tmp_path_factory.mktemp("shared"), environment=quick, makes_catalog=True) as server:
         yield server

@@ -557,7 +557,7 @@ def _contents(archive: Path) -> Iterator[tuple[str, bytes]]:
 
 def test_the_admins_token_appears_nowhere(new_server: Callable[..., Server], tmp_path: Path) -> None:
     """A planted canary: not in the log, not in the catalog, not in an archive, not in any process's command line."""
-    server = new_server()
+    server = new_server(makes_catalog=True)
     token = server.token
     source = make_tree(tmp_path / "source", 1, files=3)
     server.register(source, "source")

@@ -22,7 +22,7 @@ from holdfast.v1 import backup_service_pb2, repository_service_pb2, task_pb2, ta
 from tests.harness import PATIENCE, Server, failure_of, is_stopped, make_tree, sha256_of, snapshot, until
 from tests.keys import PRIVATE, PUBLIC
 
-KILLS = int(os.environ.get("HOLDFAST_KILLS", "10"))
+KILLS = int(os.environ.get("HOLDFAST_KILLS", "5"))
 SEED = int(os.environ.get("HOLDFAST_SEED", "2026"))
 LIVE = ("PENDING", "RUNNING", "CANCELLING")
 #: What each kind of kill takes away. Worker first, because it does the work.

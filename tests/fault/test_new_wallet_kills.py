@@ -14,7 +14,7 @@ from tests.fault.test_kills import come_back, freeze_and_kill
 from tests.harness import PATIENCE, Server, snapshot, until
 from tests.restored_wallets import PASSWORD
 
-KILLS = int(os.environ.get("HOLDFAST_KILLS", "10"))
+KILLS = int(os.environ.get("HOLDFAST_KILLS", "5"))
 PHASES = ("extracting", "counting coins", "syncing")
 TRIES = 30
 COINS = 700

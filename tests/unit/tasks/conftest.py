@@ -29,6 +29,7 @@ from holdfast_server.tasks.snapshot_target import SnapshotTarget
 from holdfast_server.tasks.wallet_keys import WalletKeys
 from holdfast_server.tasks.wallet_reader import WalletReader
 from holdfast_server.tasks.worker import Worker
+from tests.harness import prepared_catalog
 
 SECOND = 1_000_000
 LEASE = 10.0
@@ -170,11 +171,7 @@ class World:
 def empty_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated catalog to copy: migrating takes longer than a test."""
     path = tmp_path_factory.mktemp("catalog") / "state.sqlite"
-    database = Database(f"sqlite:///{path}", busy_timeout=5.0)
-    database.prepare(path.with_suffix(".lock"), lambda _: None)
-    with database.engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    database.close()
+    path.write_bytes(prepared_catalog())
     return path
 
 

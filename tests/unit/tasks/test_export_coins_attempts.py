@@ -43,7 +43,7 @@ from tests.harness import sha256_of, snapshot, until
 from tests.keys import PRIVATE, PUBLIC
 from tests.unit.tasks.conftest import LEASE, World
 
-KILLS = int(os.environ.get("HOLDFAST_COIN_KILLS", "10"))
+KILLS = int(os.environ.get("HOLDFAST_COIN_KILLS", "5"))
 SEED = int(os.environ.get("HOLDFAST_SEED", "2026"))
 MODULES = (
     coin_export, coin_journal, coin_outputs, coin_reserve, wallet_folder, wallet_history, local, export_coins,
