@@ -75,10 +75,14 @@ SUITES = (
     ),
     Suite(
         "repository-faults",
-        "every call of the storage fails in every way; sizes of what changed little, at full size (tests)",
+        "every call of the storage fails in every way, every byte of a repository is flipped and every length cut; "
+        "writers of objects are killed; sizes of what changed little, at full size (tests)",
         rounds=1,
-        per_round=11,
-        arguments=["tests/fault/test_repository_faults.py", "tests/unit/repository/test_sessions.py", "-m", "soak"],
+        per_round=68,
+        arguments=[
+            *("tests/fault/test_repository_faults.py", "tests/fault/test_repository_damage.py"),
+            *("tests/fault/test_objects.py", "tests/unit/repository/test_sessions.py", "-m", "soak"),
+        ],
     ),
     Suite(
         "coin-exports",
