@@ -41,7 +41,7 @@ from holdfast_server.repository import (
     create_repository,
     encode_root,
     packs,
-    remove_snapshot,
+    remove_snapshots,
     writer,
 )
 from holdfast_server.repository.index import list_packs
@@ -127,7 +127,7 @@ class Backups:
         """End a run that failed for good, and take back what it may have committed."""
         repository = self.opened(store)
         if bury_run(repository, run_id) is not None:
-            remove_snapshot(repository, run_id, next(_NOW))
+            remove_snapshots(repository, [run_id], next(_NOW))
 
     def snapshots(self, store: ObjectStore | None = None) -> dict[str, Snapshot]:
         return {snapshot.run_id: snapshot for snapshot in self.opened(store).snapshots()}

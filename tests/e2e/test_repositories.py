@@ -26,7 +26,7 @@ from holdfast.v1 import backup_service_pb2, credentials_pb2, repository_pb2, tas
 from holdfast.v1 import repository_service_pb2 as pb
 from holdfast_server.core import repository_place
 from holdfast_server.core.repository_place import RepositoryPlace, look_at_place, open_place
-from holdfast_server.repository import remove_snapshot
+from holdfast_server.repository import remove_snapshots
 from tests.canary import Canary
 from tests.harness import PATIENCE, Server, failure_of, until
 
@@ -151,7 +151,7 @@ def test_what_is_counted(server: Server, tmp_path: Path, monkeypatch: pytest.Mon
     keys = os.fsencode(server.data_dir / "repositories" / "counted")
     place = RepositoryPlace("counted", row["location"], keys, row["fingerprint"])
     with open_place(place) as opened:
-        remove_snapshot(opened.repository, gone, 1)
+        remove_snapshots(opened.repository, [gone], 1)
     look = look_at_place(place, {}, 1, True)
     assert look.counts is not None
     assert look.counts["snapshots"] == 2

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_server.errors import HoldfastError, Reason
-from holdfast_server.repository import remove_snapshot
+from holdfast_server.repository import remove_snapshots
 from holdfast_server.storage.objects import MemoryObjects
 from tests.harness import make_tree, snapshot
 from tests.nonces import NonceAudit, RecordingObjects
@@ -178,7 +178,7 @@ def _remove_a_snapshot(history: History) -> None:
     if history.wanted:
         run_id = history.draw.choice([*history.wanted])
         del history.wanted[run_id]
-        remove_snapshot(history.backups.opened(), run_id, 1)
+        remove_snapshots(history.backups.opened(), [run_id], 1)
 
 
 _CHANGES: list[Callable[[History], None]] = [_write, _write, _touch, _move, _copy, _copy_tree, _remove, _link, _sparse]

@@ -19,7 +19,10 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from tests.vectors import reader
 from tests.vectors.reader import CONTEXT, DATA, ID, LIST, ROOT, RUN_ID, TREE, Entry, Fields, Place, kdf, require
 
-FACTS = {"committed", "renamed", "locked", "removed", "condemned", "swept", "key_epoch", "checkpoint"}
+FACTS = {
+    "committed", "renamed", "locked", "removed", "condemned", "swept",
+    "key_epoch", "key_removed", "superseded", "checkpoint",
+}  # fmt: skip
 
 
 def padded(length: int) -> int:

@@ -24,7 +24,7 @@ from holdfast_server.repository.keys import RepositoryKeys, WriterKey
 from holdfast_server.repository.log import LogReader, LogWriter
 from holdfast_server.repository.repository import Repository, create_repository
 from holdfast_server.repository.runs import RunKind, begin_run
-from holdfast_server.repository.sessions import bury_run, remove_snapshot
+from holdfast_server.repository.sessions import bury_run, remove_snapshots
 from holdfast_server.repository.slots import NewSlot, SlotKind
 from holdfast_server.storage.objects import LocalObjects
 from tests.vectors.holdfast_side import back_up
@@ -92,7 +92,7 @@ class Maker:
         """A snapshot that came and went, with its packs; the index still lists them."""
         before = self.objects("packs")
         run_id = self.back_up(source)
-        remove_snapshot(self.repository, run_id, self.later())
+        remove_snapshots(self.repository, [run_id], self.later())
         del self.snapshots[run_id]
         packs = self.objects("packs") - before
         ids = tuple(bytes.fromhex(pack.name) for pack in packs)

@@ -13,7 +13,6 @@ from typing import Final
 
 from holdfast_server.errors import DataLoss
 from holdfast_server.repository.check_objects import (
-    LogFacts,
     check_config,
     check_log,
     check_runs,
@@ -38,6 +37,7 @@ from holdfast_server.repository.format import snapshot_name
 from holdfast_server.repository.index import load_index
 from holdfast_server.repository.keys import RepositoryKeys
 from holdfast_server.repository.log import LogHead
+from holdfast_server.repository.log_state import LogState
 from holdfast_server.repository.run_marks import RunMark
 from holdfast_server.repository.runs import RunKind, begin_run
 from holdfast_server.repository.snapshots import Snapshot, snapshot_ids
@@ -95,7 +95,7 @@ def check_repository(
         facts = check_log(reads, index_keys, known_log or {}, findings)
         check_runs(reads, index_keys, findings)
         watch.phase("packs")
-        packs = PackCheck(reads, index_keys, facts.expendable, findings)
+        packs = PackCheck(reads, index_keys, facts.condemned.keys() | facts.swept, findings)
         packs.structure()
         states = ChunkStates(packs.index)
         report.packs, report.chunks = len(packs.sizes), len(packs.index)
@@ -271,7 +271,7 @@ def _find_missing(store: ObjectStore, keys: IndexKeys, run_ids: Collection[str],
             findings.backup(run_id).whole = True
 
 
-def _log_now(store: ObjectStore, keys: IndexKeys, findings: Findings) -> LogFacts:
+def _log_now(store: ObjectStore, keys: IndexKeys, findings: Findings) -> LogState:
     return check_log(store, keys, {}, Findings(CheckReport(findings.report.level), CheckWatch(), findings.check))
 
 

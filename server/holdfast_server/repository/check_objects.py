@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from holdfast_server.errors import DataLoss, FailedPrecondition, Unavailable
 from holdfast_server.repository.check_report import Findings
 from holdfast_server.repository.crypto import IndexKeys
-from holdfast_server.repository.facts import Committed, Condemned, Fact, Removed, Swept
+from holdfast_server.repository.facts import Checkpoint, Fact, Superseded
 from holdfast_server.repository.format import CONFIG_NAME, SEALED_OBJECT_MAX, is_object_id, log_name, snapshot_name
 from holdfast_server.repository.json_object import is_run_id
 from holdfast_server.repository.keys import RepositoryKeys
 from holdfast_server.repository.log import LogEntry, LogHead, LogReader
+from holdfast_server.repository.log_state import LogState
 from holdfast_server.repository.repository import Repository
 from holdfast_server.repository.runs import Run
 from holdfast_server.repository.slots import MAX_SLOT, Slot
 from holdfast_server.repository.snapshots import Snapshot, read_run_end
 from holdfast_server.storage.objects import ObjectMissing, ObjectStore
 
-__all__ = ["LogFacts", "check_config", "check_log", "check_runs", "check_slots", "check_snapshot_object"]
+__all__ = ["check_config", "check_log", "check_runs", "check_slots", "check_snapshot_object"]
 
 _LOG_NAME: Final = re.compile(r"log/([0-9a-f]{32})/([0-9]{16})")
 
@@ -98,26 +98,7 @@ def check_snapshot_object(store: ObjectStore, keys: IndexKeys, run_id: str, find
     return end if isinstance(end, Snapshot) else None
 
 
-@dataclass(slots=True)
-class LogFacts:
-    """What the log tells. `committed` are snapshots that were not removed on purpose, `expendable` packs that may be
-    gone."""
-
-    committed: set[str] = field(default_factory=set)
-    removed: set[str] = field(default_factory=set)
-    expendable: set[bytes] = field(default_factory=set)
-
-    def add(self, fact: Fact) -> None:
-        match fact:
-            case Committed(run_id):
-                self.committed.add(run_id)
-            case Removed(run_ids):
-                self.removed.update(run_ids)
-            case Condemned(packs) | Swept(packs):
-                self.expendable.update(packs)
-
-
-def check_log(store: ObjectStore, keys: IndexKeys, known: Mapping[bytes, LogHead], findings: Findings) -> LogFacts:
+def check_log(store: ObjectStore, keys: IndexKeys, known: Mapping[bytes, LogHead], findings: Findings) -> LogState:
     """Check every entry and each writer's chain. `known` are the newest entries that were ever seen."""
     check = _LogCheck(store, keys, findings)
     listed: dict[bytes, set[int]] = {}
@@ -130,7 +111,7 @@ def check_log(store: ObjectStore, keys: IndexKeys, known: Mapping[bytes, LogHead
     for writer, head in known.items():
         check.tell(writer, head, "it was there before")
     check.compare()
-    return check.facts
+    return check.state
 
 
 class _LogCheck:
@@ -138,12 +119,15 @@ class _LogCheck:
         self._reader = LogReader(store, keys)
         self._store = store
         self._findings = findings
-        self.facts = LogFacts()
+        self.state = LogState()
+        self._superseded: dict[bytes, int] = {}
         #: The hash of each entry that opened, by writer and sequence, and the newest sequence of each writer.
         self._hashes: dict[tuple[bytes, int], bytes] = {}
         self._newest: dict[bytes, int] = {}
         #: Entries that others tell of.
         self._told: dict[tuple[bytes, int], tuple[bytes, str]] = {}
+        #: What is wrong with an entry, unless it turns out not to be needed.
+        self._broken: dict[tuple[bytes, int], str] = {}
 
     def chain(self, writer: bytes, sequences: set[int]) -> None:
         """Check the entries of one writer from the newest down to the one that needs none before it."""
@@ -154,12 +138,12 @@ class _LogCheck:
             if sequence not in sequences:
                 if not needed:
                     break
-                self._findings.damage(log_name(writer, sequence), "it is gone, and later entries of its writer follow")
+                self._broken[writer, sequence] = "it is gone, and later entries of its writer follow"
                 after = None
                 continue
             entry = self._entry(writer, sequence, needed=needed)
-            if entry is not None and after is not None and after.previous != entry.hash:
-                self._findings.damage(entry.name, "it is not the entry that the next one follows")
+            if entry is not None and after is not None and after.previous != entry.hash and needed:
+                self._broken[writer, sequence] = "it is not the entry that the next one follows"
             after = entry
             needed = needed and not (entry is not None and entry.is_checkpoint)
 
@@ -171,27 +155,47 @@ class _LogCheck:
             # What comes before a checkpoint may be deleted at any time.
             if needed or self._is_there(name):
                 self._findings.report.objects += 1
-                self._findings.error(name, error)
+                self._broken[writer, sequence] = str(error.metadata.get("detail", error.message))
             return None
         self._findings.report.objects += 1
         self._hashes[writer, sequence] = entry.hash
         for other, head in entry.seen.items():
             self.tell(other, head, f"{name} tells of it")
-        for fact in entry.facts:
-            self.facts.add(fact)
+        if needed:
+            self._add(entry.facts)
         return entry
+
+    def _add(self, facts: Iterable[Fact]) -> None:
+        for fact in facts:
+            if isinstance(fact, Checkpoint):
+                self._add(one.fact for one in fact.facts)
+            elif isinstance(fact, Superseded):
+                self._superseded[fact.writer_id] = max(self._superseded.get(fact.writer_id, 0), fact.sequence)
+            else:
+                self.state.add(fact)
 
     def tell(self, writer: bytes, head: LogHead, who: str) -> None:
         """There must be such an entry, or a later one."""
         self._told[writer, head.sequence] = head.hash, who
 
     def compare(self) -> None:
+        for (writer, sequence), detail in self._broken.items():
+            if sequence > self._superseded.get(writer, 0) and not self._is_cut(writer):
+                self._findings.damage(log_name(writer, sequence), detail)
         for (writer, sequence), (digest, who) in self._told.items():
             name, found = log_name(writer, sequence), self._hashes.get((writer, sequence))
             if sequence > self._newest.get(writer, 0):
                 self._findings.damage(name, f"it is gone, and all that its writer wrote later; {who}")
             elif found is not None and found != digest:
                 self._findings.damage(name, f"it is another entry than the one that was there; {who}")
+
+    def _is_cut(self, writer: bytes) -> bool:
+        """Whether a checkpoint was written since the chain was read, so that what lay before it may be gone."""
+        try:
+            log = self._reader.read()
+        except DataLoss:
+            return False
+        return bool(log.entries.get(writer)) and log.vector[writer].sequence > self._newest[writer]
 
     def _is_there(self, name: str) -> bool:
         try:

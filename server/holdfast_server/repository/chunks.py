@@ -14,7 +14,7 @@ __all__ = ["ChunkIndex"]
 
 _CHUNK: Final = struct.Struct("<32s16sBxHIIIII")
 _KEYS: Final = struct.Struct(f"<Q{CHUNK_RECORD - 8}x")
-_KIND_AT, _RAW_LENGTH_AT = 48, 64
+_KIND_AT, _LENGTH_AT, _RAW_LENGTH_AT = 48, 60, 64
 _NOWHERE: Final = 0xFFFFFFFF
 _FIRST_SLOTS: Final = 1 << 10
 
@@ -90,6 +90,18 @@ class ChunkIndex:
         """Length of the chunk's content in bytes."""
         at = number * CHUNK_RECORD + _RAW_LENGTH_AT
         return int.from_bytes(self._records[at : at + 4], "little")
+
+    def length(self, number: int) -> int:
+        """Length of the chunk's message in bytes."""
+        at = number * CHUNK_RECORD + _LENGTH_AT
+        return int.from_bytes(self._records[at : at + 4], "little")
+
+    def pack_of(self, number: int) -> bytes:
+        """The pack that the chunk lies in, of several the first. Raises KeyError as `location`."""
+        pack = self._pack_of[number]
+        if pack == _NOWHERE:
+            raise KeyError(number)
+        return self._packs[pack][0]
 
     def location(self, number: int) -> tuple[bytes, SegmentRecord, ChunkRecord]:
         """(pack id, segment, record) of a chunk that lies in a pack. Raises KeyError for one that does not yet."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from holdfast_server.repository.content_keys import HPKE_OVERHEAD
+from holdfast_server.repository.crypto import UUID
 from holdfast_server.repository.format import PRIVATE_KEY, PUBLIC_KEY, is_object_id
 from holdfast_server.repository.json_object import JsonObject, Malformed, is_run_id, to_base64
 
@@ -16,16 +17,22 @@ __all__ = [
     "Condemned",
     "Fact",
     "KeyEpoch",
+    "KeyRemoved",
     "Locked",
     "Removed",
     "Renamed",
+    "Superseded",
     "Swept",
+    "TimedFact",
     "decode_fact",
     "encode_fact",
 ]
 
 SEALED_CONTENT_KEY: Final = PRIVATE_KEY + HPKE_OVERHEAD
+#: The highest number of a log entry.
+MAX_SEQUENCE: Final = 10**16 - 1
 _MAX_NAME = 4_096
+_MAX_TIME = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +67,12 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Condemned:
-    """These packs (ids of 16 bytes) may be deleted once no run needs them; chunks in them count as unknown."""
+    """These packs (ids of 16 bytes) may be deleted once no run needs them; chunks in them count as unknown.
+
+    `runs` are those that were under way when they had been condemned; None: nobody had looked yet."""
 
     packs: tuple[bytes, ...]
+    runs: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +92,38 @@ class KeyEpoch:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRemoved:
+    """These key slots were removed: one that comes back opens nothing any more, and gets no later key."""
+
+    slot_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """Another writer's entries up to `sequence` are not needed: what was left of them is told in this entry."""
+
+    writer_id: bytes
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimedFact:
+    """A fact and when it was told, in microseconds."""
+
+    time_us: int
+    fact: Fact
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What is still needed of all entries of this writer before; they may be deleted then."""
 
-    state: Mapping[str, Any]
+    facts: tuple[TimedFact, ...]
 
 
-Fact: TypeAlias = Committed | Renamed | Locked | Removed | Condemned | Swept | KeyEpoch | Checkpoint
+Fact: TypeAlias = (
+    Committed | Renamed | Locked | Removed | Condemned | Swept | KeyEpoch | KeyRemoved | Superseded | Checkpoint
+)
 
 
 def encode_fact(fact: Fact) -> dict[str, Any]:
@@ -102,15 +137,21 @@ def encode_fact(fact: Fact) -> dict[str, Any]:
             return {"type": "locked", "run_id": run_id, "locked": locked}
         case Removed(run_ids):
             return {"type": "removed", "run_ids": list(run_ids)}
-        case Condemned(packs):
-            return {"type": "condemned", "packs": [pack.hex() for pack in packs]}
+        case Condemned(packs, runs):
+            told = {} if runs is None else {"runs": list(runs)}
+            return {"type": "condemned", "packs": [pack.hex() for pack in packs], **told}
         case Swept(packs):
             return {"type": "swept", "packs": [pack.hex() for pack in packs]}
         case KeyEpoch(epoch, public, sealed):
             keys = {slot_id: to_base64(key) for slot_id, key in sealed.items()}
             return {"type": "key_epoch", "epoch": epoch, "public": to_base64(public), "sealed": keys}
-        case Checkpoint(state):
-            return {"type": "checkpoint", "state": dict(state)}
+        case KeyRemoved(slot_ids):
+            return {"type": "key_removed", "slot_ids": list(slot_ids)}
+        case Superseded(writer_id, sequence):
+            return {"type": "superseded", "writer": writer_id.hex(), "sequence": sequence}
+        case Checkpoint(facts):
+            kept = [{**encode_fact(one.fact), "time": one.time_us} for one in facts]
+            return {"type": "checkpoint", "state": {"facts": kept}}
 
 
 def decode_fact(values: JsonObject) -> Fact:
@@ -121,10 +162,17 @@ def decode_fact(values: JsonObject) -> Fact:
     return decode(values)
 
 
-def _run_ids(values: JsonObject) -> tuple[str, ...]:
-    found = values.items("run_ids")
+def _run_ids(values: JsonObject, key: str) -> tuple[str, ...]:
+    found = values.items(key)
     if not all(isinstance(run_id, str) and is_run_id(run_id) for run_id in found):
-        raise Malformed("run_ids is no list of run ids")
+        raise Malformed(f"{key} is no list of run ids")
+    return tuple(found)
+
+
+def _slot_ids(values: JsonObject) -> tuple[str, ...]:
+    found = values.items("slot_ids")
+    if not all(isinstance(slot_id, str) and is_object_id(slot_id) for slot_id in found):
+        raise Malformed("slot_ids is no list of slot ids")
     return tuple(found)
 
 
@@ -147,13 +195,27 @@ def _key_epoch(values: JsonObject) -> KeyEpoch:
     )
 
 
+def _checkpoint(values: JsonObject) -> Checkpoint:
+    kept = []
+    for child in values.child("state").children("facts"):
+        fact = decode_fact(child)
+        if isinstance(fact, Checkpoint):
+            raise Malformed("a checkpoint holds a checkpoint")
+        kept.append(TimedFact(child.integer("time", high=_MAX_TIME), fact))
+    return Checkpoint(tuple(kept))
+
+
 _DECODERS: Final[Mapping[str, Callable[[JsonObject], Fact]]] = {
     "committed": lambda values: Committed(values.run_id("run_id")),
     "renamed": lambda values: Renamed(values.run_id("run_id"), values.text("name", _MAX_NAME)),
     "locked": lambda values: Locked(values.run_id("run_id"), values.flag("locked")),
-    "removed": lambda values: Removed(_run_ids(values)),
-    "condemned": lambda values: Condemned(_packs(values)),
+    "removed": lambda values: Removed(_run_ids(values, "run_ids")),
+    "condemned": lambda values: Condemned(_packs(values), _run_ids(values, "runs") if values.has("runs") else None),
     "swept": lambda values: Swept(_packs(values)),
     "key_epoch": _key_epoch,
-    "checkpoint": lambda values: Checkpoint(values.child("state").values()),
+    "key_removed": lambda values: KeyRemoved(_slot_ids(values)),
+    "superseded": lambda values: Superseded(
+        values.hexadecimal("writer", UUID), values.integer("sequence", 1, MAX_SEQUENCE)
+    ),
+    "checkpoint": _checkpoint,
 }

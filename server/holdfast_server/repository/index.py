@@ -28,7 +28,8 @@ _INDEX_TARGET = 4 << 20
 class LoadedIndex:
     """What there is. `adopted` were in no index object; `missing` are listed and not in the store as they were put;
     `unreadable` are packs without an index whose directory cannot be read, `damaged` index objects by name: what they
-    listed is told by the packs themselves."""
+    listed is told by the packs themselves. `condemned` are those of the condemned packs that are there, if they were
+    asked for."""
 
     chunks: ChunkIndex
     index_ids: set[str] = field(default_factory=set)
@@ -36,6 +37,11 @@ class LoadedIndex:
     missing: dict[bytes, str] = field(default_factory=dict)
     unreadable: dict[bytes, DataLoss] = field(default_factory=dict)
     damaged: dict[str, DataLoss] = field(default_factory=dict)
+    condemned: dict[bytes, PackRecord] = field(default_factory=dict)
+    #: The packs that were there, and their sizes.
+    packs: dict[bytes, int] = field(default_factory=dict)
+    #: The packs that index objects list.
+    listed: set[bytes] = field(default_factory=set)
 
 
 def load_index(
@@ -45,22 +51,24 @@ def load_index(
     keep_keys: bool,
     check: Callable[[], None],
     condemned: Collection[bytes] = frozenset(),
+    keep_condemned: bool = False,
 ) -> LoadedIndex:
     """Read every index object, and the directories of packs that none of them lists.
 
-    Chunks in `condemned` packs count as unknown.
+    Chunks in `condemned` packs count as unknown; with `keep_condemned` those packs are told apart.
     """
     # Packs first: what is put after this is indexed after it too, and not taken for missing.
     before = list_packs(store)
-    found = LoadedIndex(ChunkIndex(keep_keys=keep_keys))
-    listed: set[bytes] = set()
+    found = LoadedIndex(ChunkIndex(keep_keys=keep_keys), packs=before)
     for index_id, records in read_index(store, keys, check, found.damaged.__setitem__):
         found.index_ids.add(index_id)
         for record in records:
-            listed.add(record.pack_id)
-            if record.pack_id in condemned:
-                continue
+            found.listed.add(record.pack_id)
             size = before.get(record.pack_id)
+            if record.pack_id in condemned:
+                if keep_condemned and size == record.size:
+                    found.condemned[record.pack_id] = record
+                continue
             if size is None:
                 size = _size_now(store, record)
             if size == record.size:
@@ -69,7 +77,7 @@ def load_index(
                 what = "it is gone" if size is None else f"it has {size} bytes instead of {record.size}"
                 found.missing[record.pack_id] = what
     for pack_id, size in before.items():
-        if pack_id in listed or pack_id in condemned:
+        if pack_id in found.listed or (pack_id in condemned and not keep_condemned):
             continue
         check()
         try:
@@ -78,6 +86,9 @@ def load_index(
             continue
         except DataLoss as error:
             found.unreadable[pack_id] = error
+            continue
+        if pack_id in condemned:
+            found.condemned[pack_id] = record
             continue
         found.adopted.append(record)
         found.chunks.add_pack(record)

@@ -9,15 +9,23 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from blake3 import blake3
 
+from holdfast_server.errors import DataLoss
 from holdfast_server.repository.config import unsupported
 from holdfast_server.repository.content_keys import KEY
 from holdfast_server.repository.crypto import UUID, IndexKeys
-from holdfast_server.repository.facts import Checkpoint, Fact, decode_fact, encode_fact
+from holdfast_server.repository.facts import (
+    MAX_SEQUENCE,
+    Checkpoint,
+    Fact,
+    Superseded,
+    decode_fact,
+    encode_fact,
+)
 from holdfast_server.repository.format import SEALED_OBJECT_MAX, damaged, is_object_id, log_name
 from holdfast_server.repository.json_object import JsonObject, Malformed, damage_of, to_json
 from holdfast_server.repository.keys import SIGNATURE, WriterKey, is_signed, writer_id_of
@@ -28,7 +36,6 @@ __all__ = ["Log", "LogEntry", "LogHead", "LogReader", "LogVector", "LogWriter", 
 VERSION: Final = 1
 CONTEXT_LOG: Final = b"holdfast repository 1 log"
 CONTEXT_RECEIPT: Final = b"holdfast repository 1 receipt"
-MAX_SEQUENCE: Final = 10**16 - 1
 
 _LENGTH = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
@@ -98,18 +105,26 @@ class Log:
     """What was read: the entries of each writer in their order, and the newest entry of each.
 
     `seen` are the newest entries that the entries themselves tell of: `vector.behind(seen)` names what is gone.
+    `broken` are the errors of entries that are damaged and not needed any more, by writer.
     """
 
     entries: Mapping[bytes, Sequence[LogEntry]]
     vector: LogVector
     seen: LogVector
+    broken: Mapping[bytes, DataLoss] = field(default_factory=dict)
 
     def facts(self) -> Iterator[tuple[LogEntry, Fact]]:
-        """All facts, those of each writer in their order."""
-        for chain in self.entries.values():
+        """All facts in the order in which they count, with the entry that holds each; those that a checkpoint keeps
+        stand in its place."""
+        found = []
+        for writer, chain in self.entries.items():
             for entry in chain:
                 for fact in entry.facts:
-                    yield entry, fact
+                    kept = [(one.time_us, one.fact) for one in fact.facts] if isinstance(fact, Checkpoint) else []
+                    for time_us, one in kept or [(entry.time_us, fact)]:
+                        found.append((time_us, writer, entry, one))
+        found.sort(key=lambda one: (one[0], one[1], one[2].sequence))
+        return ((entry, fact) for _, _, entry, fact in found if not isinstance(fact, Checkpoint))
 
 
 class LogReader:
@@ -125,22 +140,39 @@ class LogReader:
         Raises DataLoss/CHECKSUM_MISMATCH, naming the entry, for one that is missing, damaged, not signed by its writer
         or of another history than the ones around it. An end that is missing is told by `LogVector.behind` alone.
         """
+        log = self.salvage(after)
+        for error in log.broken.values():
+            raise error
+        return log
+
+    def salvage(self, after: Mapping[bytes, LogHead] | None = None) -> Log:
+        """As `read`, but what is damaged is told in `broken`; of that writer only the entries behind it are there."""
         known = after or {}
         entries: dict[bytes, list[LogEntry]] = {}
         vector, seen = LogVector(), LogVector()
+        broken: dict[bytes, tuple[int, DataLoss]] = {}
         for writer, newest in sorted(self._newest().items()):
-            chain = entries[writer] = self._chain(writer, newest, known.get(writer))
-            # Nothing newer: what is known, or the newest that a store still has which went back.
-            vector[writer] = (chain[-1] if chain else self.entry(writer, newest)).head
+            chain, failure = self._chain(writer, newest, known.get(writer))
+            entries[writer] = chain
+            if failure is not None:
+                broken[writer] = failure
+            vector[writer] = chain[-1].head if chain else self._raw_head(writer, newest)
         for chain in entries.values():
             for entry in chain:
-                self._check_seen(entry, entries)
                 seen = seen.including(entry.seen)
-        return Log(entries, vector, seen)
+                if (failed := self._unlike_seen(entry, entries)) is not None:
+                    writer, sequence, error = failed
+                    broken.setdefault(writer, (sequence, error))
+        superseded = _superseded(entries)
+        left = {writer: error for writer, (at, error) in broken.items() if superseded.get(writer, 0) < at}
+        return Log(entries, vector, seen, left)
 
     def heads(self) -> LogVector:
         """The newest entry of each writer, each checked by itself. Raises as `read`."""
-        return LogVector({writer: self.entry(writer, newest).head for writer, newest in sorted(self._newest().items())})
+        try:
+            return LogVector({w: self.entry(w, newest).head for w, newest in sorted(self._newest().items())})
+        except DataLoss:
+            return self.read().vector  # it may be one that is not needed any more
 
     def entry(self, writer_id: bytes, sequence: int) -> LogEntry:
         """One entry, checked by itself. Raises DataLoss/CHECKSUM_MISMATCH, also when it is not there."""
@@ -160,9 +192,34 @@ class LogReader:
                 newest[writer] = max(newest.get(writer, 0), int(found[2]))
         return newest
 
-    def _chain(self, writer: bytes, newest: int, known: LogHead | None) -> list[LogEntry]:
-        """The entries from the newest back to the one that needs none before it, or to the one that is known."""
-        chain: list[LogEntry] = []
+    def _raw_head(self, writer: bytes, sequence: int) -> LogHead:
+        """The head of a chain of which nothing newer than what is known can be read."""
+        try:
+            content = self._store.get(log_name(writer, sequence), 0, SEALED_OBJECT_MAX + 1)
+        except ObjectMissing:
+            content = b""
+        return LogHead(sequence, blake3(content).digest())
+
+    def _chain(
+        self, writer: bytes, newest: int, known: LogHead | None
+    ) -> tuple[list[LogEntry], tuple[int, DataLoss] | None]:
+        """The entries from the newest back to the one that needs none before it, or to the one that is known; and
+        where that failed, how."""
+        while True:
+            chain: list[LogEntry] = []
+            try:
+                self._follow(writer, newest, known, chain)
+            except DataLoss as error:
+                # A checkpoint may have been written meanwhile, and what lies before it been deleted.
+                now = self._newest().get(writer, 0)
+                if now > newest:
+                    newest = now
+                    continue
+                at = chain[-1].sequence - 1 if chain else newest
+                return chain[::-1], (at, error)
+            return chain[::-1], None
+
+    def _follow(self, writer: bytes, newest: int, known: LogHead | None, chain: list[LogEntry]) -> None:
         first = known.sequence if known else 1
         for sequence in range(newest, first - 1, -1):
             entry = self.entry(writer, sequence)
@@ -175,14 +232,30 @@ class LogReader:
             chain.append(entry)
             if entry.is_checkpoint:
                 break
-        return chain[::-1]
 
-    def _check_seen(self, entry: LogEntry, entries: Mapping[bytes, Sequence[LogEntry]]) -> None:
+    def _unlike_seen(
+        self, entry: LogEntry, entries: Mapping[bytes, Sequence[LogEntry]]
+    ) -> tuple[bytes, int, DataLoss] | None:
+        """The first entry of another writer that is not the one that this one tells of."""
         for writer, head in entry.seen.items():
             chain = entries.get(writer)
             at = head.sequence - chain[0].sequence if chain else -1
             if chain and 0 <= at < len(chain) and chain[at].hash != head.hash:
-                raise damaged(chain[at].name, f"it is not the entry that {entry.name} tells of")
+                error = damaged(chain[at].name, f"it is not the entry that {entry.name} tells of")
+                return writer, head.sequence, error
+        return None
+
+
+def _superseded(entries: Mapping[bytes, Sequence[LogEntry]]) -> dict[bytes, int]:
+    """Up to which entry a writer's chain is not needed, as others say."""
+    found: dict[bytes, int] = {}
+    for chain in entries.values():
+        for entry in chain:
+            for fact in entry.facts:
+                for one in (kept.fact for kept in fact.facts) if isinstance(fact, Checkpoint) else (fact,):
+                    if isinstance(one, Superseded):
+                        found[one.writer_id] = max(found.get(one.writer_id, 0), one.sequence)
+    return found
 
 
 class LogWriter:
@@ -201,20 +274,62 @@ class LogWriter:
         Raises DataLoss/CHECKSUM_MISMATCH when the chain went on from another entry than the one that was read, and
         ValueError for facts that fill more than 1 MiB.
         """
-        writer_id = self._writer.writer_id
         while True:
-            last = self.vector.get(writer_id)
-            sequence = last.sequence + 1 if last else 1
-            name = log_name(writer_id, sequence)
-            entry, content = self._make(sequence, last, facts, now_us)
-            if self._store.create_if_absent(name, content):
-                self.vector[writer_id] = entry.head
+            self._advance()
+            entry = self._append_next(facts, now_us)
+            if entry is not None:
                 return entry
-            # Another process of this node was faster.
-            other = LogReader(self._store, self._keys).entry(writer_id, sequence)
-            if other.previous != (last.hash if last else None):
-                raise damaged(name, "it does not follow the entry that was there before")
-            self.vector[writer_id] = other.head
+
+    def append_checkpoint(self, checkpoint: Checkpoint, now_us: int) -> LogEntry | None:
+        """Add a checkpoint of all that was read, and remove the entries before it; None, and nothing has changed, when
+        there is a newer entry than was read. Raises as `append`."""
+        entry = self._append_next([checkpoint], now_us)
+        if entry is None:
+            return None
+        prefix = f"log/{self._writer.writer_id.hex()}/"
+        for info in list(self._store.list(prefix)):
+            if (found := _NAME.fullmatch(info.name)) and int(found[2]) < entry.sequence:
+                self._store.delete(info.name)
+        return entry
+
+    def _append_next(self, facts: Sequence[Fact], now_us: int) -> LogEntry | None:
+        """Add the entry behind the last that is known, unless there is one."""
+        writer_id = self._writer.writer_id
+        last = self.vector.get(writer_id)
+        sequence = last.sequence + 1 if last else 1
+        name = log_name(writer_id, sequence)
+        entry, content = self._make(sequence, last, facts, now_us)
+        if not self._store.create_if_absent(name, content):
+            return None  # another process of this node was faster
+        # Where a checkpoint was followed by deletions, there may have been room for it before the newest entry.
+        if self._newest() != sequence and not self._is_followed(entry):
+            return None
+        self.vector[writer_id] = entry.head
+        return entry
+
+    def _advance(self) -> None:
+        """Learn of what other processes of this node have added."""
+        writer_id, newest = self._writer.writer_id, self._newest()
+        last = self.vector.get(writer_id)
+        if last is not None and newest < last.sequence:
+            raise damaged(log_name(writer_id, last.sequence), "it was there before and is gone")
+        if newest == (last.sequence if last else 0):
+            return
+        log = LogReader(self._store, self._keys).salvage(self.vector)
+        if (error := log.broken.get(writer_id)) is not None:
+            raise error
+        self.vector[writer_id] = log.vector[writer_id]
+
+    def _newest(self) -> int:
+        names = (_NAME.fullmatch(info.name) for info in self._store.list(f"log/{self._writer.writer_id.hex()}/"))
+        return max((int(found[2]) for found in names if found), default=0)
+
+    def _is_followed(self, entry: LogEntry) -> bool:
+        try:
+            following = LogReader(self._store, self._keys).entry(entry.writer_id, entry.sequence + 1)
+        except DataLoss:
+            return False
+        return following.previous == entry.hash
 
     def _make(self, sequence: int, last: LogHead | None, facts: Sequence[Fact], now_us: int) -> tuple[LogEntry, bytes]:
         writer = self._writer

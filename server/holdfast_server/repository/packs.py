@@ -80,10 +80,10 @@ class Message:
 
     chunk_id: bytes
     kind: ChunkType
-    segment: Segment
+    segment: Segment | SegmentRecord
     number: int
     raw_length: int
-    body: bytearray
+    body: bytearray | bytes
     check: bytes
     small_files: bytes
 
@@ -109,6 +109,14 @@ class PackRecord:
     def __iter__(self) -> Iterator[ChunkRecord]:
         for fields in _CHUNK.iter_unpack(self.chunks):
             yield ChunkRecord(*fields)
+
+    def with_small_files(self) -> Iterator[tuple[ChunkRecord, bytes]]:
+        """Each chunk, and the records of its small files."""
+        at = 0
+        for chunk in self:
+            end = at + chunk.small_files * SMALL_FILE_RECORD
+            yield chunk, self.small_files[at:end]
+            at = end
 
     def small_of(self) -> Iterator[tuple[bytes, bytes, int, int]]:
         """(digest, chunk id, offset, length) of each small file."""
@@ -204,7 +212,7 @@ class PackBuilder:
         self.pack_id = os.urandom(16)
         self.size = 0
         self._keys = keys
-        self._bodies: list[bytearray] = []
+        self._bodies: list[bytearray | bytes] = []
         self._segments: dict[bytes, int] = {}
         self._segment_records: list[SegmentRecord] = []
         self._chunks: list[bytes] = []

@@ -9,11 +9,11 @@ from typing import Final
 
 from holdfast_server.repository.config import unsupported
 from holdfast_server.repository.crypto import UUID, IndexKeys
-from holdfast_server.repository.format import SEALED_OBJECT_MAX, run_name
+from holdfast_server.repository.format import SEALED_OBJECT_MAX, run_name, snapshot_name
 from holdfast_server.repository.json_object import JsonObject, Malformed, damage_of, is_run_id, to_json
 from holdfast_server.storage.objects import ObjectMissing, ObjectStore
 
-__all__ = ["Run", "RunKind", "begin_run", "end_reading_run", "list_runs"]
+__all__ = ["Run", "RunKind", "begin_run", "end_reading_run", "has_ended", "is_begun", "list_runs"]
 
 VERSION: Final = 1
 _MAX_TIME = (1 << 63) - 1
@@ -28,6 +28,9 @@ class RunKind(StrEnum):
     VERIFY = "VERIFY"
     EXPORT = "EXPORT"
     CHECK = "CHECK"
+    PRUNE = "PRUNE"
+    COMPACT = "COMPACT"
+    REPAIR = "REPAIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,25 @@ def begin_run(store: ObjectStore, keys: IndexKeys, run_id: str, kind: RunKind, *
 def end_reading_run(store: ObjectStore, run_id: str) -> None:
     """End a run for a process that died; no error when it has ended. It must not be a backup's."""
     store.delete(run_name(run_id))
+
+
+def is_begun(store: ObjectStore, run_id: str) -> bool:
+    """Whether the run has an object: it is under way, or was left behind."""
+    return _is_there(store, run_name(run_id))
+
+
+def has_ended(store: ObjectStore, run_id: str) -> bool:
+    """Whether nothing that the run may need has to be kept any more: it committed, was buried, or took its object away.
+    Once true it stays true."""
+    return _is_there(store, snapshot_name(run_id)) or not _is_there(store, run_name(run_id))
+
+
+def _is_there(store: ObjectStore, name: str) -> bool:
+    try:
+        store.size(name)
+    except ObjectMissing:
+        return False
+    return True
 
 
 def list_runs(store: ObjectStore, keys: IndexKeys) -> Iterator[Run]:

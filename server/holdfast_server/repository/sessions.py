@@ -9,36 +9,47 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final, Self
 
 from holdfast_server.errors import Aborted, DataLoss, Reason
 from holdfast_server.repository.content_keys import ContentKeys, ContentPublicKey
-from holdfast_server.repository.facts import Committed, Condemned, Fact, KeyEpoch, Locked, Removed, Renamed, Swept
+from holdfast_server.repository.facts import Committed, Fact, Locked, Removed, Renamed
 from holdfast_server.repository.fetching import ChunkSource
 from holdfast_server.repository.files_cache import FilesCacheReader, FilesCacheWriter
 from holdfast_server.repository.format import snapshot_name
 from holdfast_server.repository.index import LoadedIndex, load_index, read_index_object
 from holdfast_server.repository.log import Log, LogReader, LogWriter
+from holdfast_server.repository.log_state import LogState, cut_long_log
 from holdfast_server.repository.packs import PackRecord
 from holdfast_server.repository.reader import SnapshotReader
 from holdfast_server.repository.repository import Repository
 from holdfast_server.repository.run_marks import RunMark
-from holdfast_server.repository.runs import Run, RunKind, begin_run
+from holdfast_server.repository.runs import Run, RunKind, begin_run, is_begun
 from holdfast_server.repository.sending import JobPool
 from holdfast_server.repository.small_files import SmallFiles
 from holdfast_server.repository.snapshots import Snapshot, Tombstone, end_run_as, read_run_end
 from holdfast_server.repository.tree import TreeRoot
 from holdfast_server.repository.writer import SnapshotWriter, Written
-from holdfast_server.storage.objects import ObjectMissing, ObjectStore
 
-__all__ = ["BackupRun", "ReadingRun", "bury_run", "remove_snapshot", "take_back_run", "tell_of_snapshot"]
+__all__ = [
+    "BackupRun",
+    "ReadingRun",
+    "bury_run",
+    "remove_snapshots",
+    "settle_run",
+    "take_back_run",
+    "tell_of_snapshot",
+]
 
 #: A run says so often that it goes on.
 _RENEW_SECONDS: Final = 3600.0
 _LOCK_SECONDS: Final = 0.02
+#: Snapshots that one entry of the log tells of as removed.
+_REMOVED_AT_ONCE: Final = 1_000
 _CACHE_CONTEXT: Final = b"holdfast repository 1 files cache"
 _STATE_CONTEXT: Final = b"holdfast repository 1 files cache key "
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -54,6 +65,8 @@ class _Session:
         self._store, self._keys = repository.store, repository.index_keys
         self._asked = check
         self.now = now
+        #: Whether an earlier attempt has begun this run, whose process may stand still and go on at any time.
+        self.again = is_begun(self._store, run_id)
         self._run: Run = begin_run(
             self._store, self._keys, run_id, kind, writer_id=repository.keys.writer.writer_id, now_us=now()
         )
@@ -63,6 +76,8 @@ class _Session:
         """Whether to go on, as the run's owner says; renews the run."""
         self._asked()
         if time.monotonic() >= self._renew_at:
+            if not is_begun(self._store, self._run.run_id):
+                raise run_ended(self._run.run_id)
             self._renew_at = time.monotonic() + _RENEW_SECONDS
             self._run = self._run.renew(self._store, self._keys, self.now())
 
@@ -131,7 +146,7 @@ class BackupRun(_Session):
         Raises Aborted/RUN_ENDED when the run was buried, and what the store raises."""
         end = read_run_end(repository.store, repository.index_keys, run_id)
         if isinstance(end, Tombstone):
-            raise _buried(run_id)
+            raise run_ended(run_id)
         self.earlier: Snapshot | None = end
         #: What is wrong with the store, for people; what this source still has of it is stored again.
         self.findings: list[str] = []
@@ -156,7 +171,8 @@ class BackupRun(_Session):
     ) -> None:
         store, keys, repository = self._store, self._keys, self.repository
         self._log = LogReader(store, keys).read()
-        condemned = _condemned(self._log)
+        state = LogState.of(self._log)
+        condemned = state.unswept
         self._small = self._stack.enter_context(_folder(caches, "small-files"))
         files = self._stack.enter_context(_folder(caches, "files"))
         index = load_index(store, keys, keep_keys=False, check=self.check, condemned=condemned)
@@ -167,7 +183,7 @@ class BackupRun(_Session):
         cache_key, binding = keys.derive(keys.uuid, _CACHE_CONTEXT), keys.uuid + source_id.encode()
         old = self._stack.enter_context(FilesCacheReader.open(files, source_id, cache_key, binding))
         self.writer = SnapshotWriter(
-            store, keys, _newest_key(repository, self._log), repository.config.compression_level, index,
+            store, keys, _newest_key(repository, state), repository.config.compression_level, index,
             partial(self._small_files, index), old, FilesCacheWriter(files, source_id, cache_key, binding), pool,
             self.check, on_stored,
         )  # fmt: skip
@@ -216,14 +232,24 @@ class BackupRun(_Session):
         Raises Aborted/RUN_ENDED when the run was buried meanwhile, and what the store raises; unless the snapshot is
         there then, nothing was committed.
         """
-        snapshot = describe(self.writer.finish(encode_root))
+        snapshot = replace(describe(self.writer.finish(encode_root)), retried=self.again)
         self.check()
         if not end_run_as(self._store, self._keys, snapshot):
             end = read_run_end(self._store, self._keys, snapshot.run_id)
             if not isinstance(end, Snapshot):
-                raise _buried(snapshot.run_id)
+                raise run_ended(snapshot.run_id)
             return end
+        self._refuse_removed(snapshot)
         return snapshot
+
+    def _refuse_removed(self, snapshot: Snapshot) -> None:
+        """Take back what was committed in place of a snapshot that another attempt had committed, and that was removed
+        since: what it needs may be gone."""
+        news = LogReader(self._store, self._keys).read(self._log.vector)
+        if snapshot.run_id in LogState.of(news).removed:
+            self._store.delete(snapshot_name(snapshot.run_id))
+            bury_run(self.repository, snapshot.run_id)
+            raise run_ended(snapshot.run_id)
 
     def settle(self) -> None:
         """What follows a commit: the log, the caches, the end of the run. May be done by a later attempt."""
@@ -232,6 +258,7 @@ class BackupRun(_Session):
             return
         try:
             _append_committed(self.repository, self._log, self._run.run_id, self.now())
+            cut_long_log(self.repository, self._log, self.now())
         finally:
             self.writer.keep_cache()
             self._run.end(self._store)
@@ -259,7 +286,7 @@ def take_back_run(repository: Repository, run_id: str, now_us: int) -> bool:
     """End a backup's run without a snapshot; one that it had committed is removed. Gives whether there was one."""
     if bury_run(repository, run_id) is None:
         return False
-    remove_snapshot(repository, run_id, now_us)
+    remove_snapshots(repository, [run_id], now_us)
     bury_run(repository, run_id)
     return True
 
@@ -278,31 +305,44 @@ def tell_of_snapshot(
     LogWriter(store, keys, repository.keys.writer, log.vector).append(facts, now_us)
 
 
-def remove_snapshot(repository: Repository, run_id: str, now_us: int) -> None:
-    """Remove a snapshot on purpose. What it alone needed stays in the store until it is pruned."""
+def remove_snapshots(
+    repository: Repository, run_ids: Sequence[str], now_us: int, check: Callable[[], None] = lambda: None
+) -> None:
+    """Remove snapshots on purpose. What they alone needed stays in the store until it is pruned.
+
+    No error for one that is gone. `check` is asked before each; what it raises leaves the rest to the next call.
+    """
     store, keys = repository.store, repository.index_keys
-    try:
-        end = read_run_end(store, keys, run_id)
-    except DataLoss:
-        end = None  # it is there, and damaged: all the more may it go
     log = LogReader(store, keys).read()
-    if isinstance(end, Tombstone) or (end is None and not _is_missed(log, store, run_id)):
-        return
-    LogWriter(store, keys, repository.keys.writer, log.vector).append([Removed((run_id,))], now_us)
-    # Without its snapshot a run that was not settled would count as one under way.
-    _run_of(repository, run_id).end(store)
-    store.delete(snapshot_name(run_id))
+    state = LogState.of(log)
+    writer = LogWriter(store, keys, repository.keys.writer, log.vector)
+    for at in range(0, len(run_ids), _REMOVED_AT_ONCE):
+        check()
+        ends = {run_id: _end_to_remove(repository, state, run_id) for run_id in run_ids[at : at + _REMOVED_AT_ONCE]}
+        going = [run_id for run_id, end in ends.items() if end is not None]
+        if not going:
+            continue
+        writer.append([Removed(tuple(going))], now_us)
+        for run_id in going:
+            check()
+            # Without its snapshot a run that was not settled would count as one under way.
+            _run_of(repository, run_id).end(store)
+            store.delete(snapshot_name(run_id))
+            if ends[run_id]:
+                bury_run(repository, run_id)
 
 
-def _is_missed(log: Log, store: ObjectStore, run_id: str) -> bool:
-    """Whether a snapshot that cannot be read has yet to be removed: it is damaged, or was lost and not given up."""
+def _end_to_remove(repository: Repository, state: LogState, run_id: str) -> bool | None:
+    """Whether another attempt of the run may be alive, which must not commit in its place; None when there is nothing
+    to remove."""
+    store = repository.store
     try:
-        store.size(snapshot_name(run_id))
-    except ObjectMissing:
-        facts = [fact for _, fact in log.facts()]
-        removed = any(isinstance(fact, Removed) and run_id in fact.run_ids for fact in facts)
-        return not removed and Committed(run_id) in facts
-    return True
+        end = read_run_end(store, repository.index_keys, run_id)
+    except DataLoss:
+        return True  # it is there, and damaged: all the more may it go
+    if end is None:
+        return False if run_id in state.committed and run_id not in state.removed else None
+    return end.retried if isinstance(end, Snapshot) else None
 
 
 def _run_of(repository: Repository, run_id: str) -> Run:
@@ -312,7 +352,7 @@ def _run_of(repository: Repository, run_id: str) -> Run:
 
 def _append_committed(repository: Repository, log: Log, run_id: str, now_us: int) -> None:
     """Tell the log of a commit, if it does not know."""
-    if not any(isinstance(fact, Committed) and fact.run_id == run_id for _, fact in log.facts()):
+    if run_id not in LogState.of(log).committed:
         writer = LogWriter(repository.store, repository.index_keys, repository.keys.writer, log.vector)
         writer.append([Committed(run_id)], now_us)
 
@@ -336,28 +376,16 @@ def _small_records(records: list[PackRecord]) -> Iterator[tuple[bytes, bytes, in
             yield digest, chunk_id[:16], offset, length
 
 
-def _condemned(log: Log) -> set[bytes]:
-    """The packs that may go away."""
-    condemned: set[bytes] = set()
-    swept: set[bytes] = set()
-    for _, fact in log.facts():
-        if isinstance(fact, Condemned):
-            condemned.update(fact.packs)
-        elif isinstance(fact, Swept):
-            swept.update(fact.packs)
-    return condemned - swept
-
-
-def _newest_key(repository: Repository, log: Log) -> ContentPublicKey:
+def _newest_key(repository: Repository, state: LogState) -> ContentPublicKey:
     """The public key of the present epoch."""
-    newest = repository.config.public_key
-    for _, fact in log.facts():
-        if isinstance(fact, KeyEpoch) and fact.epoch > newest.epoch:
-            newest = ContentPublicKey(fact.epoch, fact.public)
-    return newest
+    if not state.epochs:
+        return repository.config.public_key
+    newest = state.epochs[max(state.epochs)]
+    return ContentPublicKey(newest.epoch, newest.public)
 
 
-def _buried(run_id: str) -> Aborted:
+def run_ended(run_id: str) -> Aborted:
+    """The error of a run that must not go on."""
     return Aborted(
         Reason.RUN_ENDED,
         f"run {run_id} was ended without a snapshot, because it was cancelled, had failed or was silent for too long",

@@ -67,6 +67,8 @@ class Snapshot:
     writer_id: bytes
     software: str
     wallet: Mapping[str, int] | None = None
+    #: An earlier attempt has begun the same run: its process may be alive, and try to commit it too.
+    retried: bool = False
 
     def encode(self) -> bytes:
         """The JSON, not sealed yet."""
@@ -93,6 +95,8 @@ class Snapshot:
         }
         if self.wallet is not None:
             values["wallet"] = dict(self.wallet)
+        if self.retried:
+            values["retried"] = True
         return to_json(values)
 
 
@@ -146,6 +150,7 @@ def _committed(run_id: str, values: JsonObject) -> Snapshot:
         writer_id=values.hexadecimal("writer", UUID),
         software=values.text("software", _MAX_NAME),
         wallet=_wallet(values),
+        retried=values.has("retried") and values.flag("retried"),
     )
 
 

@@ -9,7 +9,7 @@ from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.rows import BackupRow
 from holdfast_server.clock import Clock
 from holdfast_server.core.repository_place import OpenRepository, heads_of
-from holdfast_server.repository import remove_snapshot, tell_of_snapshot
+from holdfast_server.repository import remove_snapshots, tell_of_snapshot
 from holdfast_server.tasks.repositories import open_writable, require_repository
 
 __all__ = ["SnapshotLife"]
@@ -32,7 +32,7 @@ class SnapshotLife:
     def remove(self, row: BackupRow) -> None:
         """Remove the snapshot for good; no error if it is gone. Raises as `announce`."""
         with self._opened(row) as opened:
-            remove_snapshot(opened.repository, row.backup_id, self._clock.now())
+            remove_snapshots(opened.repository, [row.backup_id], self._clock.now())
             self._keep_heads(opened)
 
     def _keep_heads(self, opened: OpenRepository) -> None:

@@ -16,7 +16,7 @@ from holdfast_server.repository.index import write_index
 from holdfast_server.repository.keys import RepositoryKeys, WriterKey
 from holdfast_server.repository.lists import ListWriter
 from holdfast_server.repository.log import LogHead, LogReader, LogWriter
-from holdfast_server.repository.sessions import remove_snapshot
+from holdfast_server.repository.sessions import remove_snapshots
 from holdfast_server.storage.objects import MemoryObjects
 from tests.small_repository import NOW, Seen, SmallRepository, check
 
@@ -132,7 +132,7 @@ def test_a_lost_snapshot_can_be_given_up(made: SmallRepository) -> None:
     assert {one.object for one in check(made, CheckLevel.STRUCTURE).damaged} == {gone, broken}
     for _ in range(2):
         for one in made.made:
-            remove_snapshot(made.repository, one.snapshot.run_id, NOW)
+            remove_snapshots(made.repository, [one.snapshot.run_id], NOW)
     assert check(made, CheckLevel.STRUCTURE).ok
     facts = LogReader(made.store, made.index_keys).read().facts()
     assert sum(isinstance(fact, Removed) for _, fact in facts) == 2

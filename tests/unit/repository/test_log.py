@@ -17,10 +17,13 @@ from holdfast_server.repository.facts import (
     Condemned,
     Fact,
     KeyEpoch,
+    KeyRemoved,
     Locked,
     Removed,
     Renamed,
+    Superseded,
     Swept,
+    TimedFact,
 )
 from holdfast_server.repository.format import log_name
 from holdfast_server.repository.keys import WriterKey
@@ -49,7 +52,10 @@ FACTS: tuple[Fact, ...] = (
     Condemned((bytes(16), bytes(range(16)))),
     Swept((bytes(16),)),
     KeyEpoch(2, CONTENT.public(1).raw, {"0" * 32: bytes(1232)}),
-    Checkpoint({"anything": [1, {"at": "all"}]}),
+    KeyRemoved(("0" * 32,)),
+    Superseded(bytes(16), 7),
+    Condemned((bytes(16),), (RUN,)),
+    Checkpoint((TimedFact(5, Committed(RUN)), TimedFact(6, Swept((bytes(16),))))),
 )
 
 
@@ -78,7 +84,9 @@ def test_every_fact_is_read_as_it_was_written() -> None:
     store = MemoryObjects()
     entry = written(store, A, *FACTS)
     log = read(store)
-    assert list(log.facts()) == [(entry, fact) for fact in FACTS]
+    kept = [fact for fact in FACTS if not isinstance(fact, Checkpoint)]
+    assert list(log.facts()) == [(entry, fact) for fact in (Committed(RUN), Swept((bytes(16),)), *kept)]
+    assert log.entries[A.writer_id][0].facts == FACTS
     assert log.entries[A.writer_id] == [entry]
     assert log.vector == {A.writer_id: LogHead(1, entry.hash)}
     assert entry.is_checkpoint
@@ -201,7 +209,7 @@ def test_reading_goes_on_where_it_ended() -> None:
 def test_what_lies_before_a_checkpoint_may_be_gone() -> None:
     store = chain(3)
     old = read(store).vector
-    checkpoint = written(store, A, Checkpoint({}))
+    checkpoint = written(store, A, Checkpoint(()))
     last = written(store, A)
     for missing in (1, 2, 3):
         store.delete(name(missing))
@@ -209,6 +217,90 @@ def test_what_lies_before_a_checkpoint_may_be_gone() -> None:
     assert read(store, old).vector == {A.writer_id: last.head}
     store.delete(checkpoint.name)
     refused(lambda: read(store))
+
+
+def writer_at(store: MemoryObjects, key: WriterKey = A) -> LogWriter:
+    return LogWriter(store, KEYS, key, LogReader(store, KEYS).salvage().vector)
+
+
+def test_a_checkpoint_removes_what_lies_before_it() -> None:
+    store = chain(5)
+    entry = writer_at(store).append_checkpoint(Checkpoint((TimedFact(1, Committed(RUN)),)), NOW)
+    assert entry is not None
+    assert entry.sequence == 6
+    assert [info.name for info in store.list("log/")] == [entry.name]
+    assert [fact for _, fact in read(store).facts()] == [Committed(RUN)]
+
+
+def test_a_checkpoint_of_what_has_changed_since_is_not_written() -> None:
+    store = chain(2)
+    writer = writer_at(store)
+    other = written(store, A, Committed(OTHER_RUN))
+    before = store.contents()
+    assert writer.append_checkpoint(Checkpoint(()), NOW) is None
+    assert store.contents() == before
+    assert writer.append([Committed(RUN)], NOW).previous == other.hash
+
+
+def test_an_entry_added_before_a_checkpoint_of_another_process_counts() -> None:
+    """Its number is free again, because what lay there was deleted: it must not be lost behind the checkpoint."""
+    store = chain(2)
+    late = writer_at(store)
+    writer_at(store).append([Locked(RUN, locked=True)], NOW)
+    assert writer_at(store).append_checkpoint(Checkpoint(()), NOW) is not None
+    entry = late._append_next([Committed(OTHER_RUN)], NOW)
+    assert entry is None
+    assert name(3) in store.contents()
+    entry = late.append([Committed(OTHER_RUN)], NOW)
+    assert entry.sequence == 5
+    assert [fact for _, fact in read(store).facts()] == [Committed(OTHER_RUN)]
+
+
+def test_a_writer_whose_newest_entry_is_gone_does_not_go_on() -> None:
+    store = chain(3)
+    writer = writer_at(store)
+    store.delete(name(3))
+    refused(lambda: writer.append([Committed(RUN)], NOW))
+
+
+def test_reading_goes_on_when_a_checkpoint_comes_meanwhile() -> None:
+    store = chain(3)
+
+    class Cutting(MemoryObjects):
+        cut = False
+
+        def get(self, wanted: str, offset: int = 0, length: int | None = None) -> bytes:
+            if wanted == name(2) and not self.cut:
+                self.cut = True
+                assert writer_at(self).append_checkpoint(Checkpoint((TimedFact(1, Committed(RUN)),)), NOW)
+            return super().get(wanted, offset, length)
+
+    cutting = Cutting(store.contents())
+    assert [fact for _, fact in read(cutting).facts()] == [Committed(RUN)]
+    assert cutting.cut
+
+
+def test_a_broken_chain_counts_no_more_once_it_is_superseded() -> None:
+    store = chain(3)
+    store.put(name(2), [b"x" * 200])
+    refused(lambda: read(store))
+    assert list(LogReader(store, KEYS).salvage().broken) == [A.writer_id]
+    writer_at(store, B).append([Superseded(A.writer_id, 1)], NOW)
+    refused(lambda: read(store))
+    writer_at(store, B).append([Superseded(A.writer_id, 2)], NOW)
+    assert [entry.sequence for entry in read(store).entries[A.writer_id]] == [3]
+    store.put(name(3), [b"x" * 200])
+    refused(lambda: read(store))
+    writer_at(store, B).append([Superseded(A.writer_id, 3)], NOW)
+    assert read(store).vector[A.writer_id].sequence == 3
+    assert LogReader(store, KEYS).heads()[A.writer_id].sequence == 3
+
+
+def test_facts_count_in_the_order_of_their_times() -> None:
+    store = MemoryObjects()
+    LogWriter(store, KEYS, A, {}).append([Locked(RUN, locked=True)], NOW + 5)
+    LogWriter(store, KEYS, B, {}).append([Locked(RUN, locked=False)], NOW)
+    assert [fact for _, fact in read(store).facts()] == [Locked(RUN, locked=False), Locked(RUN, locked=True)]
 
 
 def test_other_names_are_ignored() -> None:
@@ -251,6 +343,11 @@ def test_a_writer_does_not_go_on_from_another_history() -> None:
         {"facts": [{"type": "locked", "run_id": RUN, "locked": 1}]},
         {"facts": [{"type": "key_epoch", "epoch": 1, "public": "", "sealed": {}}]},
         {"facts": [{"type": "checkpoint", "state": 1}]},
+        {"facts": [{"type": "checkpoint", "state": {"facts": [{"type": "committed", "run_id": RUN}]}}]},
+        {"facts": [{"type": "key_removed", "slot_ids": ["x"]}]},
+        {"facts": [{"type": "superseded", "writer": "x", "sequence": 1}]},
+        {"facts": [{"type": "superseded", "writer": "0" * 32, "sequence": 0}]},
+        {"facts": [{"type": "condemned", "packs": [], "runs": ["x"]}]},
         {"previous": "00" * 32},
         {"sequence": 0},
         {"sequence": 2},

@@ -16,7 +16,7 @@ import pytest
 
 from holdfast_server.core import snapshot_backup
 from holdfast_server.errors import Aborted, Cancelled, HoldfastError, Reason
-from holdfast_server.repository import ReadingRun, RunKind, bury_run, remove_snapshot, writer
+from holdfast_server.repository import ReadingRun, RunKind, bury_run, remove_snapshots, writer
 from holdfast_server.repository.cutting import Cutter
 from holdfast_server.repository.format import ChunkType, pack_name
 from holdfast_server.repository.index import load_index
@@ -405,7 +405,7 @@ def test_a_committed_run_that_is_given_up_leaves_no_run_behind(backups: Backups,
     assert end.run_id == run_id
     assert [*backups.snapshots()] == [run_id]
     assert not [*backups.store.list("runs/")]
-    remove_snapshot(backups.opened(), run_id, 1)
+    remove_snapshots(backups.opened(), [run_id], 1)
     assert backups.snapshots() == {}
 
 

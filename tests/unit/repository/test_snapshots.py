@@ -40,6 +40,7 @@ SNAPSHOT = Snapshot(
     root=bytes(range(32)),
     writer_id=bytes(range(16)),
     software="holdfast 1",
+    retried=True,
     wallet={"coins_backed_up": 3, "money_files": 2},
 )
 NAME = snapshot_name(RUN)
@@ -119,7 +120,7 @@ def test_malformed_values_are_refused(change: dict[str, object]) -> None:
 
 def test_keys_may_be_added_and_none_may_lack() -> None:
     assert decode_run_end(NAME, json.dumps(VALUES | {"later": {}}).encode()) == SNAPSHOT
-    for key in VALUES.keys() - {"wallet"}:
+    for key in VALUES.keys() - {"wallet", "retried"}:
         without = {other: value for other, value in VALUES.items() if other != key}
         assert key in refused(lambda without=without: decode_run_end(NAME, json.dumps(without).encode())).message
 
@@ -146,7 +147,7 @@ def test_runs_are_begun_renewed_and_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"kind": "PRUNE"}, {"run_id": OTHER_RUN}, {"writer": ""}, {"create_time": None}, {"renew_time": True}]
+    "change", [{"kind": "UNKNOWN"}, {"run_id": OTHER_RUN}, {"writer": ""}, {"create_time": None}, {"renew_time": True}]
 )
 def test_malformed_runs_are_refused(change: dict[str, object]) -> None:
     values = json.loads(Run(RUN, RunKind.CHECK, bytes(16), 1, 2).encode()) | change

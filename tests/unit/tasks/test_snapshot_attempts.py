@@ -13,7 +13,7 @@ from holdfast_server.archive.pool import CompressorPool
 from holdfast_server.catalog import backups, repositories
 from holdfast_server.catalog.rows import BackupState, SourceKind, TaskRow
 from holdfast_server.core.repository_place import OpenRepository
-from holdfast_server.repository import BackupRun, Repository, remove_snapshot
+from holdfast_server.repository import BackupRun, Repository, remove_snapshots
 from holdfast_server.repository.facts import Committed, Removed
 from holdfast_server.repository.log import LogReader
 from holdfast_server.storage.local_objects import LocalObjects
@@ -68,7 +68,7 @@ class Fixture:
     def remove_all(self) -> None:
         with self.opened() as opened:
             for one in [*opened.repository.snapshots()]:
-                remove_snapshot(opened.repository, one.run_id, 1)
+                remove_snapshots(opened.repository, [one.run_id], 1)
 
     def opened(self) -> OpenRepository:
         with self.world.database.read() as connection:
