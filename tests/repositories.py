@@ -22,10 +22,13 @@ from holdfast_server.core.source_job import BackupPlan
 from holdfast_server.core.statistics import Statistics
 from holdfast_server.repository import (
     BackupRun,
+    CompactReport,
     ContentKeys,
     EntryKind,
     Hole,
+    MaintenanceWatch,
     NewSlot,
+    PruneReport,
     ReadingRun,
     Repository,
     RepositoryKeys,
@@ -38,9 +41,11 @@ from holdfast_server.repository import (
     TreeRoot,
     Written,
     bury_run,
+    compact_repository,
     create_repository,
     encode_root,
     packs,
+    prune_repository,
     remove_snapshots,
     writer,
 )
@@ -128,6 +133,33 @@ class Backups:
         repository = self.opened(store)
         if bury_run(repository, run_id) is not None:
             remove_snapshots(repository, [run_id], next(_NOW))
+
+    def remove(self, run_ids: Iterable[str], store: ObjectStore | None = None) -> None:
+        remove_snapshots(self.opened(store), list(run_ids), next(_NOW))
+
+    def prune(
+        self,
+        store: ObjectStore | None = None,
+        *,
+        watch: MaintenanceWatch | None = None,
+        now: Callable[[], int] | None = None,
+        dry_run: bool = False,
+    ) -> PruneReport:
+        return prune_repository(
+            self.opened(store), now=now or partial(next, _NOW), watch=watch or MaintenanceWatch(), dry_run=dry_run
+        )
+
+    def compact(
+        self,
+        store: ObjectStore | None = None,
+        *,
+        watch: MaintenanceWatch | None = None,
+        now: Callable[[], int] | None = None,
+        dry_run: bool = False,
+    ) -> CompactReport:
+        return compact_repository(
+            self.opened(store), now=now or partial(next, _NOW), watch=watch or MaintenanceWatch(), dry_run=dry_run
+        )
 
     def snapshots(self, store: ObjectStore | None = None) -> dict[str, Snapshot]:
         return {snapshot.run_id: snapshot for snapshot in self.opened(store).snapshots()}

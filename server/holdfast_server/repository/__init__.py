@@ -10,6 +10,7 @@ from holdfast_server.repository.check import (
     check_repository,
     check_snapshot,
 )
+from holdfast_server.repository.compact import CompactReport, compact_repository
 from holdfast_server.repository.content_keys import ContentKeys
 from holdfast_server.repository.counting import ChunkCounts, count_chunks
 from holdfast_server.repository.entries import Entry, EntryFlag, EntryKind, encode_entry
@@ -17,8 +18,11 @@ from holdfast_server.repository.fetching import ChunkSource
 from holdfast_server.repository.format import LARGE_FILE
 from holdfast_server.repository.keys import RepositoryKeys
 from holdfast_server.repository.log import LogHead, LogVector
+from holdfast_server.repository.log_state import LogState
+from holdfast_server.repository.prune import PruneReport, prune_repository
 from holdfast_server.repository.read_ahead import Blocks, ReadAhead
 from holdfast_server.repository.reader import Hole, SnapshotReader
+from holdfast_server.repository.removal import MaintenanceWatch
 from holdfast_server.repository.repository import Created, Repository, RepositoryCounts, create_repository
 from holdfast_server.repository.root import MAX_PROBLEMS, RootInfo, RootProblem, SourceAttributes, encode_root
 from holdfast_server.repository.run_marks import end_dead_runs
@@ -50,6 +54,7 @@ __all__ = [
     "CheckWatch",
     "ChunkSource",
     "ChunkCounts",
+    "CompactReport",
     "ContentKeys",
     "Created",
     "Damage",
@@ -59,8 +64,11 @@ __all__ = [
     "EntryKind",
     "Hole",
     "LogHead",
+    "LogState",
     "LogVector",
+    "MaintenanceWatch",
     "NewSlot",
+    "PruneReport",
     "ReadAhead",
     "ReadingRun",
     "Repository",
@@ -82,6 +90,7 @@ __all__ = [
     "bury_run",
     "check_repository",
     "check_snapshot",
+    "compact_repository",
     "count_chunks",
     "create_repository",
     "encode_entry",
@@ -91,6 +100,7 @@ __all__ = [
     "end_reading_run",
     "folder_tail",
     "link_tail",
+    "prune_repository",
     "remove_snapshots",
     "settle_run",
     "take_back_run",

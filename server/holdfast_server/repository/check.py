@@ -95,7 +95,7 @@ def check_repository(
         facts = check_log(reads, index_keys, known_log or {}, findings)
         check_runs(reads, index_keys, findings)
         watch.phase("packs")
-        packs = PackCheck(reads, index_keys, facts.condemned.keys() | facts.swept, findings)
+        packs = PackCheck(reads, index_keys, facts.expendable, findings)
         packs.structure()
         states = ChunkStates(packs.index)
         report.packs, report.chunks = len(packs.sizes), len(packs.index)

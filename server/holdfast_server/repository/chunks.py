@@ -120,6 +120,10 @@ class ChunkIndex:
             record = ChunkRecord(*_CHUNK.unpack(raw))
             yield pack_id, self._segments[segments[record.segment]], record
 
+    def duplicated(self) -> Iterator[int]:
+        """The chunks that lie in several packs, with `keep_keys`."""
+        return iter(self._others)
+
     def numbers(self) -> Iterator[int]:
         return iter(range(len(self._pack_of)))
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from holdfast_server.repository.chunks import ChunkIndex
 from holdfast_server.repository.fetching import ChunkSource
-from holdfast_server.repository.format import ChunkFetch
 from holdfast_server.repository.index import load_index
-from holdfast_server.repository.lists import ListRoot, read_list_page
 from holdfast_server.repository.repository import Repository
+from holdfast_server.repository.survey import LiveMarks
 
 __all__ = ["ChunkCounts", "count_chunks"]
 
@@ -33,36 +31,11 @@ def count_chunks(repository: Repository, check: Callable[[], None]) -> ChunkCoun
     loaded = load_index(repository.store, repository.index_keys, keep_keys=False, check=check)
     index = loaded.chunks
     fetch = ChunkSource(repository.store, repository.index_keys, None, index, loaded.missing).fetch
-    needed = bytearray(len(index))
-    read: set[bytes] = set()
+    marks = LiveMarks(index, fetch, check)
     for snapshot in repository.snapshots():
-        _mark(fetch, index, snapshot.list, needed, read, check)
+        marks.add(snapshot.list)
     return ChunkCounts(
         chunks=len(index),
         size=sum(index.raw_length(number) for number in index.numbers()),
-        unused_size=sum(index.location(number)[2].length for number in index.numbers() if not needed[number]),
+        unused_size=sum(index.length(number) for number in index.numbers() if not marks.needed[number]),
     )
-
-
-def _mark(
-    fetch: ChunkFetch,
-    index: ChunkIndex,
-    root: ListRoot,
-    needed: bytearray,
-    read: set[bytes],
-    check: Callable[[], None],
-) -> None:
-    """Note which chunks a list names, and those that hold the list itself."""
-    waiting = [(root.level, root.id)]
-    while waiting:
-        level, page_id = waiting.pop()
-        if page_id in read:
-            continue
-        check()
-        children, records = read_list_page(fetch, level, page_id)
-        read.add(page_id)
-        waiting.extend((level - 1, child) for child in children)
-        for chunk_id in (page_id, *(chunk_id for _, chunk_id, _ in records)):
-            number = index.find(chunk_id)
-            if number >= 0:
-                needed[number] = 1

@@ -59,9 +59,9 @@ class LogState:
         return state
 
     @property
-    def unswept(self) -> set[bytes]:
-        """The packs that are condemned, and may still be there."""
-        return self.condemned.keys() - self.swept
+    def expendable(self) -> set[bytes]:
+        """The packs that may go away, or have: one that a crash brought back counts no more than before."""
+        return self.condemned.keys() | self.swept
 
     def add(self, fact: Fact) -> None:
         """Count one more fact, later than those before."""
@@ -103,7 +103,7 @@ def cut_log(repository: Repository, now_us: int, *, gone: Collection[bytes] = ()
     store, keys, own = repository.store, repository.index_keys, repository.keys.writer
     log = LogReader(store, keys).read()
     chain = log.entries.get(own.writer_id, ())
-    if len(chain) < 2:
+    if len(chain) < 2 and not gone:
         return False
     kept = tuple(_needed(log, own.writer_id, set(gone)))
     if sum(_size_of(one.fact) for one in kept) > _CHECKPOINT_MAX:

@@ -172,7 +172,7 @@ class BackupRun(_Session):
         store, keys, repository = self._store, self._keys, self.repository
         self._log = LogReader(store, keys).read()
         state = LogState.of(self._log)
-        condemned = state.unswept
+        condemned = state.expendable
         self._small = self._stack.enter_context(_folder(caches, "small-files"))
         files = self._stack.enter_context(_folder(caches, "files"))
         index = load_index(store, keys, keep_keys=False, check=self.check, condemned=condemned)

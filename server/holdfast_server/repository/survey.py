@@ -1,0 +1,195 @@
+"""What a repository holds, and what of it is needed: the ground of every removal (docs/format.md, "Removing")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Self
+
+from holdfast_server.errors import DataLoss
+from holdfast_server.repository.chunks import ChunkIndex
+from holdfast_server.repository.fetching import ChunkSource
+from holdfast_server.repository.format import ChunkFetch, ChunkType, snapshot_name
+from holdfast_server.repository.index import LoadedIndex, load_index
+from holdfast_server.repository.lists import ListRoot, read_list_page
+from holdfast_server.repository.log import Log, LogReader
+from holdfast_server.repository.log_state import LogState
+from holdfast_server.repository.repository import Repository
+from holdfast_server.repository.snapshots import Snapshot, read_run_end, snapshot_ids
+
+__all__ = ["LiveMarks", "PackUse", "Survey"]
+
+
+class LiveMarks:
+    """Which chunks of an index the lists of snapshots name; a page that several lists share is read once."""
+
+    def __init__(self, index: ChunkIndex, fetch: ChunkFetch, check: Callable[[], None]) -> None:
+        self._index = index
+        self._fetch = fetch
+        self._check = check
+        self._read: set[bytes] = set()
+        #: 1 for a chunk that a list names, or that holds a page of one, by number.
+        self.needed = bytearray(len(index))
+        #: Chunks that are named and in no pack.
+        self.dangling: set[bytes] = set()
+
+    def add(self, root: ListRoot) -> None:
+        """Mark what a list names, and the list itself. Raises DataLoss/CHECKSUM_MISMATCH for a damaged one."""
+        find, needed = self._index.find, self.needed
+        waiting = [(root.level, root.id)]
+        while waiting:
+            level, page_id = waiting.pop()
+            if page_id in self._read:
+                continue
+            self._check()
+            children, records = read_list_page(self._fetch, level, page_id)
+            self._read.add(page_id)
+            waiting.extend((level - 1, child) for child in children)
+            needed[find(page_id)] = 1
+            for _, chunk_id, _ in records:
+                number = find(chunk_id)
+                if number >= 0:
+                    needed[number] = 1
+                else:
+                    self.dangling.add(chunk_id)
+
+
+@dataclass(slots=True)
+class PackUse:
+    """Bytes of a pack's messages that snapshots need, and of the others. `is_data`: it holds content of files."""
+
+    is_data: bool
+    needed: int = 0
+    unneeded: int = 0
+
+
+@dataclass(slots=True)
+class Survey:
+    """What there is, as seen once.
+
+    `index` holds the chunks of all packs that are there; those with numbers below `safe` lie in a pack that nobody has
+    condemned. `needed` is 1 for each chunk that a snapshot needs, by number, `dangling` what it needs and no pack
+    holds. `run_ids` are the runs whose ends were seen, `returned` snapshots that were removed before and are there.
+    """
+
+    log: Log
+    state: LogState
+    loaded: LoadedIndex
+    safe: int
+    needed: bytearray
+    dangling: set[bytes]
+    run_ids: set[str]
+    returned: list[str]
+
+    @property
+    def index(self) -> ChunkIndex:
+        return self.loaded.chunks
+
+    @property
+    def condemned(self) -> dict[bytes, int]:
+        """The condemned packs that are still there, and their sizes; one whose deletion was undone by a crash too."""
+        expendable = self.state.expendable
+        return {pack_id: size for pack_id, size in self.loaded.packs.items() if pack_id in expendable}
+
+    @classmethod
+    def take(cls, repository: Repository, check: Callable[[], None]) -> Self:
+        """Read log, index and snapshots, in this order.
+
+        Raises DataLoss/CHECKSUM_MISMATCH, naming the backup, when a snapshot or its list cannot be read: what is needed
+        is unknown then. Raises it for a damaged log too, and the store's own errors.
+        """
+        store, keys = repository.store, repository.index_keys
+        log = LogReader(store, keys).read()
+        state = LogState.of(log)
+        loaded = load_index(store, keys, keep_keys=True, check=check, condemned=state.expendable, keep_condemned=True)
+        safe = len(loaded.chunks)
+        for record in loaded.condemned.values():
+            loaded.chunks.add_pack(record)
+        source = ChunkSource(store, keys, None, loaded.chunks, loaded.missing)
+        marks = LiveMarks(loaded.chunks, source.fetch, check)
+        survey = cls(log, state, loaded, safe, marks.needed, marks.dangling, set(), [])
+        for run_id, snapshot in survey._snapshots(repository, check):
+            try:
+                marks.add(snapshot.list)
+            except DataLoss as error:
+                raise _unknown(run_id, error) from error
+        return survey
+
+    def _snapshots(self, repository: Repository, check: Callable[[], None]) -> Iterator[tuple[str, Snapshot]]:
+        store, keys = repository.store, repository.index_keys
+        for run_id in snapshot_ids(store):
+            check()
+            self.run_ids.add(run_id)
+            try:
+                end = read_run_end(store, keys, run_id)
+            except DataLoss as error:
+                if run_id in self.state.removed:
+                    continue
+                raise _unknown(run_id, error) from error
+            if not isinstance(end, Snapshot):
+                continue
+            if run_id in self.state.removed:
+                self.returned.append(run_id)
+            else:
+                yield run_id, end
+
+    def uses(self) -> dict[bytes, PackUse]:
+        """How much is needed of each pack that nobody has condemned. Of a chunk in several packs the first counts."""
+        index, needed = self.index, self.needed
+        found: dict[bytes, PackUse] = {}
+        for number in range(self.safe):
+            pack_id = index.pack_of(number)
+            use = found.get(pack_id)
+            if use is None:
+                use = found[pack_id] = PackUse(index.kind(number) == ChunkType.DATA)
+            if needed[number]:
+                use.needed += index.length(number)
+            else:
+                use.unneeded += index.length(number)
+        return found
+
+    def unneeded_packs(self, repository: Repository, *, busy: bool) -> list[bytes]:
+        """The packs of which no snapshot needs anything that is not elsewhere, too. While others write (`busy`) those
+        that no index object lists are left alone: they are not finished.
+
+        A copy elsewhere counts only if its bytes are right, which is looked at here.
+        """
+        index, needed = self.index, self.needed
+        kept = {index.pack_of(number) for number in range(self.safe) if needed[number]}
+        source = ChunkSource(repository.store, repository.index_keys, None, index, self.loaded.missing)
+        expendable = self.state.expendable
+        for number in index.duplicated():
+            if not needed[number]:
+                continue
+            places = [place for place in index.locations(number) if place[0] not in expendable]
+            # Where it was found first it is kept already; a copy that would go must not be the only one that is whole.
+            if all(pack_id in kept for pack_id, _, _ in places):
+                continue
+            for pack_id, _, record in places:
+                try:
+                    source.message(record.kind, record.chunk_id, pack_id, record)
+                except DataLoss:
+                    continue
+                kept.add(pack_id)
+                break
+        found = []
+        for pack_id in index.pack_ids:
+            unfinished = pack_id not in self.loaded.listed
+            if pack_id not in kept and pack_id not in expendable and not (busy and unfinished):
+                found.append(pack_id)
+        return sorted(found)
+
+    def is_outdated(self, repository: Repository) -> bool:
+        """Whether a run has ended, or somebody else condemned packs, since the survey. `state` must hold what this
+        process has added to the log."""
+        store = repository.store
+        news = LogState.of(LogReader(store, repository.index_keys).read(self.log.vector))
+        return bool(news.expendable - self.state.expendable) or any(r not in self.run_ids for r in snapshot_ids(store))
+
+
+def _unknown(run_id: str, error: DataLoss) -> DataLoss:
+    return DataLoss(
+        error.reason,
+        f"what backup {run_id} needs cannot be told, so nothing may be removed: {error.message}",
+        metadata={**error.metadata, "backup_id": run_id, "snapshot": snapshot_name(run_id)},
+    )
