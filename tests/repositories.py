@@ -47,6 +47,7 @@ from holdfast_server.repository import (
     packs,
     prune_repository,
     remove_snapshots,
+    waste,
     writer,
 )
 from holdfast_server.repository.index import list_packs
@@ -146,8 +147,9 @@ class Backups:
         dry_run: bool = False,
     ) -> PruneReport:
         return prune_repository(
-            self.opened(store), now=now or partial(next, _NOW), watch=watch or MaintenanceWatch(), dry_run=dry_run
-        )
+            self.opened(store), now=now or partial(next, _NOW), watch=watch or MaintenanceWatch(),
+            caches=os.fsencode(self.caches), dry_run=dry_run,
+        )  # fmt: skip
 
     def compact(
         self,
@@ -281,6 +283,7 @@ def small_packs(patch: pytest.MonkeyPatch, *, pack: int = 24 << 10, chunk: int =
     patch.setattr(packs, "PACK_TARGET", pack)
     patch.setattr(writer, "CHUNK_MIN", chunk)
     patch.setattr(writer, "_STREAM_CHANCE", chunk)
+    patch.setattr(waste, "LEAST_AVERAGE", chunk // 16)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ __all__ = ["ChunkIndex"]
 
 _CHUNK: Final = struct.Struct("<32s16sBxHIIIII")
 _KEYS: Final = struct.Struct(f"<Q{CHUNK_RECORD - 8}x")
-_KIND_AT, _LENGTH_AT, _RAW_LENGTH_AT = 48, 60, 64
+_KIND_AT, _LENGTH_AT, _RAW_LENGTH_AT, _SMALL_FILES_AT = 48, 60, 64, 68
 _NOWHERE: Final = 0xFFFFFFFF
 _FIRST_SLOTS: Final = 1 << 10
 
@@ -95,6 +95,11 @@ class ChunkIndex:
         """Length of the chunk's message in bytes."""
         at = number * CHUNK_RECORD + _LENGTH_AT
         return int.from_bytes(self._records[at : at + 4], "little")
+
+    def holds_small_files(self, number: int) -> bool:
+        """Whether the chunk is one of small files, as far as a pack record tells."""
+        at = number * CHUNK_RECORD + _SMALL_FILES_AT
+        return self._records[at : at + 4] != bytes(4)
 
     def pack_of(self, number: int) -> bytes:
         """The pack that the chunk lies in, of several the first. Raises KeyError as `location`."""

@@ -10,6 +10,7 @@ from holdfast_server.repository.removal import MaintenanceWatch, Removal, Sweep
 from holdfast_server.repository.repository import Repository
 from holdfast_server.repository.runs import RunKind
 from holdfast_server.repository.survey import Survey
+from holdfast_server.repository.waste import write_note
 
 __all__ = ["PruneReport", "prune_repository"]
 
@@ -28,11 +29,13 @@ def prune_repository(
     now: Callable[[], int],
     watch: MaintenanceWatch,
     marks: bytes | None = None,
+    caches: bytes | None = None,
     dry_run: bool = False,
 ) -> PruneReport:
     """Free what no snapshot needs, as far as runs under way allow; the rest is left to the next call.
 
-    `marks` is the folder where this node marks its runs (`run_marks`). Needs no content key. May be stopped at any time
+    `marks` is the folder where this node marks its runs (`run_marks`), `caches` that of its caches of the repository,
+    where its backups find which chunks are hardly needed any more. Needs no content key. May be stopped at any time
     (`watch.check`) and called again.
 
     Raises DataLoss/CHECKSUM_MISMATCH before anything is removed when log, snapshots or their lists cannot be read, and
@@ -47,6 +50,8 @@ def prune_repository(
         condemned = removal.survey.unneeded_packs(repository, busy=bool(others))
         removal.condemn(condemned)
         removal.sweep()
+        if caches is not None:
+            write_note(caches, removal.survey.hardly_needed())
         removal.cut_log(removal.others())
         swept = removal.swept
     return PruneReport(packs_condemned=len(condemned), **{name: getattr(swept, name) for name in swept.__slots__})

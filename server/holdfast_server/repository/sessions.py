@@ -33,6 +33,7 @@ from holdfast_server.repository.sending import JobPool
 from holdfast_server.repository.small_files import SmallFiles
 from holdfast_server.repository.snapshots import Snapshot, Tombstone, end_run_as, read_run_end
 from holdfast_server.repository.tree import TreeRoot
+from holdfast_server.repository.waste import NOTE_KEY, read_note, stale_numbers
 from holdfast_server.repository.writer import SnapshotWriter, Written
 
 __all__ = [
@@ -182,10 +183,11 @@ class BackupRun(_Session):
         self.cache_key = keys.derive(transformation.ljust(16, b"\0"), _STATE_CONTEXT + source_id.encode())
         cache_key, binding = keys.derive(keys.uuid, _CACHE_CONTEXT), keys.uuid + source_id.encode()
         old = self._stack.enter_context(FilesCacheReader.open(files, source_id, cache_key, binding))
+        note = (old.lookup(NOTE_KEY) or b"") + read_note(caches)
         self.writer = SnapshotWriter(
             store, keys, _newest_key(repository, state), repository.config.compression_level, index,
             partial(self._small_files, index), old, FilesCacheWriter(files, source_id, cache_key, binding), pool,
-            self.check, on_stored,
+            self.check, on_stored, stale_numbers(index.chunks, note, index.chunks.raw_length),
         )  # fmt: skip
         self._stack.callback(self.writer.close)
         self._run_id = run_id

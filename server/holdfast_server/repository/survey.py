@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -30,12 +31,14 @@ class LiveMarks:
         self._read: set[bytes] = set()
         #: 1 for a chunk that a list names, or that holds a page of one, by number.
         self.needed = bytearray(len(index))
+        #: How many bytes of a chunk's content one snapshot uses, at most, by number.
+        self.live = array("I", bytes(4 * len(index)))
         #: Chunks that are named and in no pack.
         self.dangling: set[bytes] = set()
 
     def add(self, root: ListRoot) -> None:
         """Mark what a list names, and the list itself. Raises DataLoss/CHECKSUM_MISMATCH for a damaged one."""
-        find, needed = self._index.find, self.needed
+        find, needed, most = self._index.find, self.needed, self.live
         waiting = [(root.level, root.id)]
         while waiting:
             level, page_id = waiting.pop()
@@ -46,10 +49,12 @@ class LiveMarks:
             self._read.add(page_id)
             waiting.extend((level - 1, child) for child in children)
             needed[find(page_id)] = 1
-            for _, chunk_id, _ in records:
+            for _, chunk_id, live in records:
                 number = find(chunk_id)
                 if number >= 0:
                     needed[number] = 1
+                    if live > most[number]:
+                        most[number] = live
                 else:
                     self.dangling.add(chunk_id)
 
@@ -68,8 +73,9 @@ class Survey:
     """What there is, as seen once.
 
     `index` holds the chunks of all packs that are there; those with numbers below `safe` lie in a pack that nobody has
-    condemned. `needed` is 1 for each chunk that a snapshot needs, by number, `dangling` what it needs and no pack
-    holds. `run_ids` are the runs whose ends were seen, `returned` snapshots that were removed before and are there.
+    condemned. `needed` is 1 for each chunk that a snapshot needs, by number, `live` how many bytes of its content one
+    uses at most; `dangling` is what snapshots need and no pack holds. `run_ids` are the runs whose ends were seen,
+    `returned` snapshots that were removed before and are there.
     """
 
     log: Log
@@ -77,6 +83,7 @@ class Survey:
     loaded: LoadedIndex
     safe: int
     needed: bytearray
+    live: array[int]
     dangling: set[bytes]
     run_ids: set[str]
     returned: list[str]
@@ -107,7 +114,7 @@ class Survey:
             loaded.chunks.add_pack(record)
         source = ChunkSource(store, keys, None, loaded.chunks, loaded.missing)
         marks = LiveMarks(loaded.chunks, source.fetch, check)
-        survey = cls(log, state, loaded, safe, marks.needed, marks.dangling, set(), [])
+        survey = cls(log, state, loaded, safe, marks.needed, marks.live, marks.dangling, set(), [])
         for run_id, snapshot in survey._snapshots(repository, check):
             try:
                 marks.add(snapshot.list)
@@ -147,6 +154,13 @@ class Survey:
             else:
                 use.unneeded += index.length(number)
         return found
+
+    def hardly_needed(self) -> Iterator[bytes]:
+        """The chunks of small files of which every snapshot uses less than half."""
+        index, needed, live = self.index, self.needed, self.live
+        for number in range(self.safe):
+            if needed[number] and index.holds_small_files(number) and live[number] * 2 < index.raw_length(number):
+                yield index.chunk_id(number)
 
     def unneeded_packs(self, repository: Repository, *, busy: bool) -> list[bytes]:
         """The packs of which no snapshot needs anything that is not elsewhere, too. While others write (`busy`) those

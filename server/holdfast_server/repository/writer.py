@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -27,6 +27,7 @@ from holdfast_server.repository.sending import JobPool, PackSender
 from holdfast_server.repository.small_files import SmallFiles
 from holdfast_server.repository.tails import file_tail
 from holdfast_server.repository.tree import TreeRoot, TreeWriter
+from holdfast_server.repository.waste import NOTE_KEY, too_small
 from holdfast_server.storage.objects import ObjectStore
 
 __all__ = ["SnapshotWriter", "StoredContent", "Written"]
@@ -88,7 +89,9 @@ class SnapshotWriter:
         pool: JobPool,
         check: Callable[[], None],
         on_stored: Callable[[int], None],
+        stale: Set[int] = frozenset(),
     ) -> None:
+        """`stale` are numbers of chunks whose small files are to be stored anew."""
         self._store = store
         self._keys = keys
         self._small_key = keys.small
@@ -111,6 +114,9 @@ class SnapshotWriter:
         self._stream_size = 0
         self._waiting: list[_Ready | _Pending] = []
         self._last_known: tuple[bytes, int] = (b"", -1)
+        self._stale = stale
+        #: The chunks of small files that the snapshot needs.
+        self._small_chunks: set[int] = set()
         #: Bytes of content that were not known.
         self.new_size = 0
 
@@ -240,6 +246,10 @@ class SnapshotWriter:
             kind = ChunkType(index.kind(number))
             lists.add(kind, index.chunk_id(number), min(live[number], index.raw_length(number)))
         top = lists.finish()
+        if self._new_cache is not None:
+            note = too_small((index.raw_length(number), index.chunk_id(number)) for number in self._small_chunks)
+            if note:
+                self._new_cache.add(NOTE_KEY, note)
         self._sender.flush()
         written, size = write_index(self._store, self._keys, [*self._loaded.adopted, *self._sender.records])
         self._loaded.index_ids.update(written)
@@ -297,6 +307,7 @@ class SnapshotWriter:
                 cache.add(key, value)
         if used:
             self._use(number, used)
+            self._small_chunks.add(number)
 
     def _known_files(self) -> SmallFiles:
         """The small-file table, opened when it is first needed."""
@@ -312,7 +323,10 @@ class SnapshotWriter:
             return None
         for one in (found, *table.lookup_all(digest)):
             number = self._index.find(one.chunk)
-            if number >= 0 and one.length == size and one.offset + size <= self._index.raw_length(number):
+            if number < 0 or number in self._stale:
+                continue
+            if one.length == size and one.offset + size <= self._index.raw_length(number):
+                self._small_chunks.add(number)
                 return number, self._index.chunk_id(number), one.offset
         return None
 
@@ -326,9 +340,11 @@ class SnapshotWriter:
             known, number = self._last_known
             if chunk_id != known:
                 number = self._index.find(chunk_id)
-                if number < 0:
+                if number < 0 or number in self._stale:
                     return len(value) if chunk_id == _NO_CHUNK else -1
                 self._last_known = chunk_id, number
+                if flags & _DIGEST:
+                    self._small_chunks.add(number)
             self._use(number, length)
             return len(value)
         return self._refer_many(flags, value, at, count)

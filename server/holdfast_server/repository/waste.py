@@ -1,0 +1,82 @@
+"""Chunks of small files that are worth being packed anew: the next backup reads the files again that lie in them.
+
+Two things make a chunk of small files a waste. Less than half of it is needed by any snapshot: a prune finds that, and
+leaves a note for the node's backups. Or a source's chunks are too small on the average, as they become when few files
+change at a time: its own backup sees that, and leaves a note in its files cache. Notes are worth no error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from holdfast_server.repository.chunks import ChunkIndex
+from holdfast_server.storage.local import write_file
+
+__all__ = ["NOTE_KEY", "read_note", "stale_numbers", "too_small", "write_note"]
+
+#: The key of the files cache under which a source's note is.
+NOTE_KEY: Final = bytes(16)
+#: What a backup packs anew in one run, at most.
+REPACKED_SIZE: Final = 64 << 20
+#: Chunks of small files shall have so many bytes on the average, once there are some.
+LEAST_AVERAGE: Final = 256 << 10
+_SOME: Final = 8
+_PREFIX: Final = 16
+_FILE: Final = b"waste"
+_MOST: Final = 1 << 20
+_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def too_small(chunks: Iterable[tuple[int, bytes]]) -> bytes:
+    """The note on a source's chunks of small files, given their lengths and ids: those that are too small, if the
+    average is."""
+    ordered = sorted(chunks)
+    if len(ordered) < _SOME or sum(length for length, _ in ordered) >= len(ordered) * LEAST_AVERAGE:
+        return b""
+    size = 0
+    chosen: list[bytes] = []
+    for length, chunk_id in ordered:
+        size += length
+        if length >= LEAST_AVERAGE or size > REPACKED_SIZE or len(chosen) * _PREFIX >= _MOST:
+            break
+        chosen.append(chunk_id[:_PREFIX])
+    return b"".join(chosen)
+
+
+def stale_numbers(index: ChunkIndex, note: bytes, size: Callable[[int], int]) -> set[int]:
+    """The chunks that a note names and that are there, as many as may be packed anew in one run."""
+    found: set[int] = set()
+    left = REPACKED_SIZE
+    for at in range(0, len(note) - _PREFIX + 1, _PREFIX):
+        number = index.find(note[at : at + _PREFIX])
+        if number >= 0 and number not in found:
+            left -= size(number)
+            if left < 0:
+                break
+            found.add(number)
+    return found
+
+
+def write_note(folder: bytes, chunk_ids: Iterable[bytes]) -> None:
+    """Leave the note on chunks that are hardly needed, in this node's folder of the repository."""
+    note = b"".join(chunk_id[:_PREFIX] for chunk_id in chunk_ids)[:_MOST]
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            write_file(fd, _FILE, note, 0o600)
+        finally:
+            os.close(fd)
+
+
+def read_note(folder_fd: int) -> bytes:
+    """What `write_note` has left in an opened folder; empty when there is nothing."""
+    with contextlib.suppress(OSError):
+        fd = os.open(_FILE, _FLAGS, dir_fd=folder_fd)
+        try:
+            return os.pread(fd, _MOST, 0)
+        finally:
+            os.close(fd)
+    return b""

@@ -1,0 +1,111 @@
+"""Chunks of small files that are hardly needed, or too small, are packed anew, so that what is kept stays small."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from holdfast_server.repository import waste
+from holdfast_server.repository.chunks import ChunkIndex
+from holdfast_server.repository.survey import Survey
+from holdfast_server.storage.objects import MemoryObjects
+from tests.harness import snapshot as tree_of
+from tests.repositories import Backups, small_packs
+
+
+@pytest.fixture
+def backups(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backups:
+    small_packs(monkeypatch)
+    return Backups(memory_path / "caches", MemoryObjects())
+
+
+@pytest.fixture
+def source(memory_path: Path) -> Path:
+    folder = memory_path / "source"
+    folder.mkdir()
+    for number in range(100):
+        (folder / f"f{number:03}").write_bytes(content(number))
+    return folder
+
+
+def content(number: int, state: int = 0) -> bytes:
+    return random.Random(f"{number} {state}").randbytes(700)
+
+
+def small_chunks(backups: Backups) -> list[tuple[int, int]]:
+    """(bytes that are used, length) of every chunk of small files that a snapshot needs."""
+    survey = Survey.take(backups.opened(), lambda: None)
+    index = survey.index
+    return [
+        (survey.live[number], index.raw_length(number))
+        for number in index.numbers()
+        if survey.needed[number] and index.holds_small_files(number)
+    ]
+
+
+def test_files_of_a_chunk_that_is_hardly_needed_are_packed_anew(backups: Backups, source: Path) -> None:
+    first = backups.back_up(source).run_id
+    for number in range(100):
+        if number % 10:
+            (source / f"f{number:03}").unlink()
+    second = backups.back_up(source)
+    assert second.stored_size < 6_000
+    backups.prune()
+    # As long as another snapshot needs a chunk whole, it is no waste.
+    assert backups.back_up(source).stored_size < 6_000
+    backups.remove([first])
+    backups.prune()
+    assert all(live * 2 < length for live, length in small_chunks(backups))
+    wanted = tree_of(source)
+    third = backups.back_up(source)
+    assert third.stored_size > 7_000
+    backups.remove([run_id for run_id in backups.snapshots() if run_id != third.run_id])
+    backups.prune()
+    assert all(live == length for live, length in small_chunks(backups))
+    assert sum(length for _, length in small_chunks(backups)) == 10 * 700
+    assert backups.read(third.run_id) == wanted
+    assert backups.back_up(source).stored_size < 4_000
+
+
+def test_a_note_of_another_node_or_none_does_no_harm(backups: Backups, source: Path) -> None:
+    backups.back_up(source)
+    (backups.caches / "waste").write_bytes(b"x" * 1000)
+    (source / "new").write_bytes(b"new")
+    assert backups.read(backups.back_up(source).run_id) == tree_of(source)
+    (backups.caches / "waste").unlink()
+    (backups.caches / "waste").mkdir()
+    assert backups.read(backups.back_up(source).run_id) == tree_of(source)
+
+
+def test_chunks_that_became_small_are_packed_together(
+    backups: Backups, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waste, "LEAST_AVERAGE", 3_500)
+    backups.back_up(source)
+    most = 0
+    for state in range(1, 60):
+        for number in random.Random(state).sample(range(100), 2):
+            (source / f"f{number:03}").write_bytes(content(number, state))
+        last = backups.back_up(source)
+        backups.remove([run_id for run_id in backups.snapshots() if run_id != last.run_id])
+        most = max(most, len(small_chunks(backups)))
+    assert backups.read(last.run_id) == tree_of(source)
+    # 60 backups of two new files each would have left as many chunks.
+    assert 10 < most < 40
+
+
+def test_what_one_run_packs_anew_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = [(1000 + number, number.to_bytes(2, "big") * 16) for number in range(1, 101)]
+    assert len(waste.too_small(chunks)) == 100 * 16
+    assert waste.too_small(chunks[:7]) == b""
+    assert waste.too_small([*chunks, (100 << 20, bytes(32))]) == b""
+    monkeypatch.setattr(waste, "REPACKED_SIZE", 10_055)
+    note = waste.too_small(reversed(chunks))
+    assert note == b"".join(chunk_id[:16] for _, chunk_id in chunks[:10])
+    index = ChunkIndex(keep_keys=False)
+    for length, chunk_id in chunks[::-1]:
+        index.add_new(chunk_id, 1, length)
+    numbers = waste.stale_numbers(index, note + bytes(16) + b"xy", lambda number: index.raw_length(number) * 2)
+    assert sorted(index.raw_length(number) for number in numbers) == [1001, 1002, 1003, 1004, 1005]
