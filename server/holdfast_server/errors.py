@@ -68,6 +68,7 @@ class Reason(StrEnum):
     BACKUP_LOCKED = "BACKUP_LOCKED"
     BACKUP_BUSY = "BACKUP_BUSY"
     BACKUP_NOT_RESTORABLE = "BACKUP_NOT_RESTORABLE"
+    REPOSITORY_BUSY = "REPOSITORY_BUSY"
     REPOSITORY_EXISTS = "REPOSITORY_EXISTS"
     REPOSITORY_REPLACED = "REPOSITORY_REPLACED"
     REPOSITORY_NOT_FOUND = "REPOSITORY_NOT_FOUND"
@@ -138,6 +139,7 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.BACKUP_LOCKED: "Unlock the backup with UpdateBackup first, if it may really go.",
     Reason.BACKUP_BUSY: "Wait for the task that uses the backup, or cancel it.",
     Reason.BACKUP_NOT_RESTORABLE: "Use a backup in state COMPLETED.",
+    Reason.REPOSITORY_BUSY: "Wait until the run that the message names has ended, at most a day, and try again.",
     Reason.REPOSITORY_EXISTS: "Choose another repository_id and an empty folder, or use the present repository.",
     Reason.REPOSITORY_REPLACED: "Put the repository that belongs there back under its location.",
     Reason.REPOSITORY_NOT_FOUND: "List the repositories and use one of their ids.",

@@ -17,7 +17,8 @@ from holdfast_server.repository.crypto import ContentKeys, IndexKeys, Segment, u
 from holdfast_server.repository.format import MESSAGE_TAG, TIER_OF, ChunkType, Tier, log_name, run_name, snapshot_name
 from holdfast_server.repository.keys import WriterKey
 from holdfast_server.repository.lists import ListRoot
-from holdfast_server.repository.log import LogHead, LogReader, LogVector, LogWriter, Receipt
+from holdfast_server.repository.log import LogHead, LogReader, LogVector, LogWriter
+from holdfast_server.repository.receipt import Receipt
 from holdfast_server.repository.runs import Run, RunKind
 from holdfast_server.repository.slots import (
     NewSlot,

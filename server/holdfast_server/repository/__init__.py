@@ -23,6 +23,7 @@ from holdfast_server.repository.prune import PruneReport, prune_repository
 from holdfast_server.repository.read_ahead import Blocks, ReadAhead
 from holdfast_server.repository.reader import Hole, SnapshotReader
 from holdfast_server.repository.removal import MaintenanceWatch
+from holdfast_server.repository.repair import KnownBackup, RepairReport, repair_repository
 from holdfast_server.repository.repository import Created, Repository, RepositoryCounts, create_repository
 from holdfast_server.repository.root import MAX_PROBLEMS, RootInfo, RootProblem, SourceAttributes, encode_root
 from holdfast_server.repository.run_marks import end_dead_runs
@@ -63,6 +64,7 @@ __all__ = [
     "EntryFlag",
     "EntryKind",
     "Hole",
+    "KnownBackup",
     "LogHead",
     "LogState",
     "LogVector",
@@ -71,6 +73,7 @@ __all__ = [
     "PruneReport",
     "ReadAhead",
     "ReadingRun",
+    "RepairReport",
     "Repository",
     "RepositoryCounts",
     "RepositoryKeys",
@@ -102,6 +105,7 @@ __all__ = [
     "link_tail",
     "prune_repository",
     "remove_snapshots",
+    "repair_repository",
     "settle_run",
     "take_back_run",
     "tell_of_snapshot",

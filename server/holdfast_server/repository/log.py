@@ -1,4 +1,4 @@
-"""The log: each writer's chain of signed entries, what they tell, and receipts of the newest ones.
+"""The log: each writer's chain of signed entries, and what they tell.
 
 An entry names the hash of the one before it, and the newest entries of the other writers that its writer knew. So a log
 that lacks an entry, holds one of another history or goes back behind what was seen is told from a whole one.
@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from blake3 import blake3
@@ -31,14 +32,12 @@ from holdfast_server.repository.json_object import JsonObject, Malformed, damage
 from holdfast_server.repository.keys import SIGNATURE, WriterKey, is_signed, writer_id_of
 from holdfast_server.storage.objects import ObjectMissing, ObjectStore
 
-__all__ = ["Log", "LogEntry", "LogHead", "LogReader", "LogVector", "LogWriter", "Receipt"]
+__all__ = ["Log", "LogEntry", "LogHead", "LogReader", "LogVector", "LogWriter"]
 
 VERSION: Final = 1
 CONTEXT_LOG: Final = b"holdfast repository 1 log"
-CONTEXT_RECEIPT: Final = b"holdfast repository 1 receipt"
 
 _LENGTH = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
 _MAX_TIME = (1 << 63) - 1
 _NAME = re.compile(r"log/([0-9a-f]{32})/([0-9]{16})")
 
@@ -53,6 +52,9 @@ class LogHead(NamedTuple):
 class LogVector(dict[bytes, LogHead]):
     """The newest entry of each writer, by writer id (16 bytes)."""
 
+    #: Up to which entry a writer's chain is not needed, by writer id, where that was looked at.
+    superseded: Mapping[bytes, int] = MappingProxyType({})
+
     def behind(self, seen: Mapping[bytes, LogHead]) -> list[bytes]:
         """The writers of whom `seen` has a newer entry, or another one of the same number.
 
@@ -61,7 +63,8 @@ class LogVector(dict[bytes, LogHead]):
         return [
             writer
             for writer, head in seen.items()
-            if writer not in self or (head != self[writer] and head.sequence >= self[writer].sequence)
+            if (writer not in self or (head != self[writer] and head.sequence >= self[writer].sequence))
+            and head.sequence > self.superseded.get(writer, 0)
         ]
 
     def including(self, other: Mapping[bytes, LogHead]) -> LogVector:
@@ -163,7 +166,7 @@ class LogReader:
                 if (failed := self._unlike_seen(entry, entries)) is not None:
                     writer, sequence, error = failed
                     broken.setdefault(writer, (sequence, error))
-        superseded = _superseded(entries)
+        superseded = vector.superseded = _superseded(entries)
         left = {writer: error for writer, (at, error) in broken.items() if superseded.get(writer, 0) < at}
         return Log(entries, vector, seen, left)
 
@@ -173,6 +176,11 @@ class LogReader:
             return LogVector({w: self.entry(w, newest).head for w, newest in sorted(self._newest().items())})
         except DataLoss:
             return self.read().vector  # it may be one that is not needed any more
+
+    def sequences(self, writer_id: bytes) -> list[int]:
+        """The numbers of a writer's entries that are there, ascending."""
+        names = (_NAME.fullmatch(info.name) for info in self._store.list(f"log/{writer_id.hex()}/"))
+        return sorted(int(found[2]) for found in names if found and int(found[2]))
 
     def entry(self, writer_id: bytes, sequence: int) -> LogEntry:
         """One entry, checked by itself. Raises DataLoss/CHECKSUM_MISMATCH, also when it is not there."""
@@ -222,13 +230,17 @@ class LogReader:
     def _follow(self, writer: bytes, newest: int, known: LogHead | None, chain: list[LogEntry]) -> None:
         first = known.sequence if known else 1
         for sequence in range(newest, first - 1, -1):
+            if known and sequence == known.sequence:
+                # Its bytes alone count: it was read before, or is one that nobody can read and nobody needs.
+                name, head = log_name(writer, sequence), self._raw_head(writer, sequence)
+                if chain and chain[-1].previous != head.hash:
+                    raise damaged(name, "it is not the entry that the next one follows")
+                if head.hash != known.hash:
+                    raise damaged(name, "it is another entry than the one that was there before")
+                break
             entry = self.entry(writer, sequence)
             if chain and chain[-1].previous != entry.hash:
                 raise damaged(entry.name, "it is not the entry that the next one follows")
-            if known and sequence == known.sequence:
-                if entry.hash != known.hash:
-                    raise damaged(entry.name, "it is another entry than the one that was there before")
-                break
             chain.append(entry)
             if entry.is_checkpoint:
                 break
@@ -286,10 +298,9 @@ class LogWriter:
         entry = self._append_next([checkpoint], now_us)
         if entry is None:
             return None
-        prefix = f"log/{self._writer.writer_id.hex()}/"
-        for info in list(self._store.list(prefix)):
-            if (found := _NAME.fullmatch(info.name)) and int(found[2]) < entry.sequence:
-                self._store.delete(info.name)
+        for sequence in LogReader(self._store, self._keys).sequences(entry.writer_id):
+            if sequence < entry.sequence:
+                self._store.delete(log_name(entry.writer_id, sequence))
         return entry
 
     def _append_next(self, facts: Sequence[Fact], now_us: int) -> LogEntry | None:
@@ -321,8 +332,7 @@ class LogWriter:
         self.vector[writer_id] = log.vector[writer_id]
 
     def _newest(self) -> int:
-        names = (_NAME.fullmatch(info.name) for info in self._store.list(f"log/{self._writer.writer_id.hex()}/"))
-        return max((int(found[2]) for found in names if found), default=0)
+        return max(LogReader(self._store, self._keys).sequences(self._writer.writer_id), default=0)
 
     def _is_followed(self, entry: LogEntry) -> bool:
         try:
@@ -355,29 +365,6 @@ class LogWriter:
             writer.writer_id, sequence, now_us, writer.public, previous, seen, tuple(facts), blake3(content).digest()
         )
         return entry, content
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """Proof of the newest log entries that were seen at `time_us` (microseconds), signed by a node's writer key."""
-
-    time_us: int
-    vector: LogVector
-    public_key: bytes
-    signature: bytes
-
-    @classmethod
-    def sign(cls, uuid: bytes, vector: LogVector, writer: WriterKey, now_us: int) -> Receipt:
-        return cls(now_us, vector, writer.public, writer.sign(_receipt_message(uuid, vector, now_us)))
-
-    def is_genuine(self, uuid: bytes) -> bool:
-        """Whether the holder of `public_key` signed just this for the repository `uuid`."""
-        return is_signed(self.public_key, _receipt_message(uuid, self.vector, self.time_us), self.signature)
-
-
-def _receipt_message(uuid: bytes, vector: Mapping[bytes, LogHead], time_us: int) -> bytes:
-    heads = (writer + _U64.pack(head.sequence) + head.hash for writer, head in sorted(vector.items()))
-    return b"".join([CONTEXT_RECEIPT, uuid, _U64.pack(time_us), *heads])
 
 
 def _decode(name: str, sealed: bytes, keys: IndexKeys) -> LogEntry:

@@ -81,8 +81,10 @@ class Removal:
         now: Callable[[], int],
         watch: MaintenanceWatch,
         marks: bytes | None,
+        tolerant: bool = False,
     ) -> None:
         """Announces the run and takes a survey. Raises as `Survey.take`."""
+        self._tolerant = tolerant
         self.repository = repository
         self.store, self.keys = repository.store, repository.index_keys
         self.watch = watch
@@ -98,7 +100,7 @@ class Removal:
             self._renew_at = time.monotonic() + _RENEW_SECONDS
             stack.push(self._end)
             watch.phase("packs")
-            self.survey = Survey.take(repository, self.check)
+            self.survey = Survey.take(repository, self.check, tolerant=tolerant)
             self.log = LogWriter(self.store, self.keys, repository.keys.writer, self.survey.log.vector)
             self._stack = stack.pop_all()
 
@@ -168,6 +170,11 @@ class Removal:
             self.add(Condemned(some))
             self._fresh.update(some)
 
+    def renew_survey(self) -> None:
+        """Look again at what there is, and what of it is needed."""
+        self.survey = Survey.take(self.repository, self.check, tolerant=self._tolerant)
+        self._fresh.clear()
+
     def condemn_own(self, records: Collection[PackRecord]) -> None:
         """Condemn packs that this run has put for nothing: others may have found them."""
         self.survey.loaded.packs.update((record.pack_id, record.size) for record in records)
@@ -181,8 +188,7 @@ class Removal:
         others = self.others()
         ready = self._ready(others)
         if ready and self.survey.is_outdated(self.repository):
-            self.survey = Survey.take(self.repository, self.check)
-            self._fresh.clear()
+            self.renew_survey()
         free = self._rescue(sorted(ready & self.survey.condemned.keys()))
         if free:
             self.watch.phase("deleting")
@@ -227,6 +233,9 @@ class Removal:
             record = survey.loaded.condemned.get(pack_id)
             if pack_id in self._fresh:
                 free.append(pack_id)  # what of it is needed has been copied, or is elsewhere
+                continue
+            if record is None and not survey.dangling and not survey.unknown:
+                free.append(pack_id)  # whatever it held, no snapshot lacks anything
                 continue
             if record is None:
                 unread = damaged(pack_name(pack_id), "what it holds cannot be told")

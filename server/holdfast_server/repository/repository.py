@@ -33,7 +33,8 @@ from holdfast_server.repository.crypto import UUID, IndexKeys
 from holdfast_server.repository.format import CONFIG_NAME, damaged
 from holdfast_server.repository.json_object import is_run_id
 from holdfast_server.repository.keys import RepositoryKeys, WriterKey
-from holdfast_server.repository.log import LogReader, LogVector, Receipt
+from holdfast_server.repository.log import LogReader, LogVector
+from holdfast_server.repository.receipt import Receipt
 from holdfast_server.repository.slots import (
     MAX_SLOT,
     NewSlot,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from holdfast_server.errors import DataLoss
@@ -87,6 +87,8 @@ class Survey:
     dangling: set[bytes]
     run_ids: set[str]
     returned: list[str]
+    #: Backups of which it is not known what they need; then everything counts as needed.
+    unknown: list[str] = field(default_factory=list)
 
     @property
     def index(self) -> ChunkIndex:
@@ -99,14 +101,16 @@ class Survey:
         return {pack_id: size for pack_id, size in self.loaded.packs.items() if pack_id in expendable}
 
     @classmethod
-    def take(cls, repository: Repository, check: Callable[[], None]) -> Self:
+    def take(cls, repository: Repository, check: Callable[[], None], *, tolerant: bool = False) -> Self:
         """Read log, index and snapshots, in this order.
 
         Raises DataLoss/CHECKSUM_MISMATCH, naming the backup, when a snapshot or its list cannot be read: what is needed
-        is unknown then. Raises it for a damaged log too, and the store's own errors.
+        is unknown then. With `tolerant` such backups are kept in `unknown`. Raises it for a damaged log too, unless
+        `tolerant`, and the store's own errors.
         """
         store, keys = repository.store, repository.index_keys
-        log = LogReader(store, keys).read()
+        reader = LogReader(store, keys)
+        log = reader.salvage() if tolerant else reader.read()
         state = LogState.of(log)
         loaded = load_index(store, keys, keep_keys=True, check=check, condemned=state.expendable, keep_condemned=True)
         safe = len(loaded.chunks)
@@ -115,14 +119,23 @@ class Survey:
         source = ChunkSource(store, keys, None, loaded.chunks, loaded.missing)
         marks = LiveMarks(loaded.chunks, source.fetch, check)
         survey = cls(log, state, loaded, safe, marks.needed, marks.live, marks.dangling, set(), [])
-        for run_id, snapshot in survey._snapshots(repository, check):
+        for run_id, snapshot in survey._snapshots(repository, check, tolerant=tolerant):
             try:
                 marks.add(snapshot.list)
             except DataLoss as error:
-                raise _unknown(run_id, error) from error
+                survey._cannot_tell(run_id, error, tolerant=tolerant)
+        if survey.unknown:
+            survey.needed[:] = b"\1" * len(survey.needed)
         return survey
 
-    def _snapshots(self, repository: Repository, check: Callable[[], None]) -> Iterator[tuple[str, Snapshot]]:
+    def _cannot_tell(self, run_id: str, error: DataLoss, *, tolerant: bool) -> None:
+        if not tolerant:
+            raise _unknown(run_id, error) from error
+        self.unknown.append(run_id)
+
+    def _snapshots(
+        self, repository: Repository, check: Callable[[], None], *, tolerant: bool
+    ) -> Iterator[tuple[str, Snapshot]]:
         store, keys = repository.store, repository.index_keys
         for run_id in snapshot_ids(store):
             check()
@@ -130,9 +143,9 @@ class Survey:
             try:
                 end = read_run_end(store, keys, run_id)
             except DataLoss as error:
-                if run_id in self.state.removed:
-                    continue
-                raise _unknown(run_id, error) from error
+                if run_id not in self.state.removed:
+                    self._cannot_tell(run_id, error, tolerant=tolerant)
+                continue
             if not isinstance(end, Snapshot):
                 continue
             if run_id in self.state.removed:

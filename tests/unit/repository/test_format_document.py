@@ -8,7 +8,7 @@ from pathlib import Path
 
 from holdfast_server import key_derivation
 from holdfast_server.key_derivation import KeyParameters
-from holdfast_server.repository import config, content_keys, crypto, facts, format, log, slots  # noqa: A004
+from holdfast_server.repository import config, content_keys, crypto, facts, format, log, receipt, slots  # noqa: A004
 from holdfast_server.repository.crypto import Segment
 from holdfast_server.repository.format import ChunkType, Tier
 from holdfast_server.repository.keys import WriterKey
@@ -156,7 +156,7 @@ def test_snapshots_and_runs() -> None:
 def test_the_log() -> None:
     text = section("Log")
     assert f'"{log.CONTEXT_LOG.decode()}" ‖ uuid ‖ JSON' in text
-    assert f'"{log.CONTEXT_RECEIPT.decode()}" ‖ uuid ‖ u64 time in microseconds' in text
+    assert f'"{receipt.CONTEXT_RECEIPT.decode()}" ‖ uuid ‖ u64 time in microseconds' in text
     store = MemoryObjects()
     entry = log.LogWriter(store, KEYS, WriterKey.generate(), {}).append(FACTS, NOW)
     content = KEYS.open(entry.name, store.get(entry.name))

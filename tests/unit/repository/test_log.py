@@ -27,7 +27,8 @@ from holdfast_server.repository.facts import (
 )
 from holdfast_server.repository.format import log_name
 from holdfast_server.repository.keys import WriterKey
-from holdfast_server.repository.log import Log, LogEntry, LogHead, LogReader, LogVector, LogWriter, Receipt
+from holdfast_server.repository.log import Log, LogEntry, LogHead, LogReader, LogVector, LogWriter
+from holdfast_server.repository.receipt import Receipt
 from holdfast_server.storage.objects import MemoryObjects
 from tests.unit.repository.samples import (
     CONTENT,

@@ -29,7 +29,8 @@ from holdfast_server.errors import (
 )
 from holdfast_server.repository import ContentKeys, LogHead, LogVector
 from holdfast_server.repository.facts import Renamed
-from holdfast_server.repository.log import LogWriter, Receipt
+from holdfast_server.repository.log import LogWriter
+from holdfast_server.repository.receipt import Receipt
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskKind
