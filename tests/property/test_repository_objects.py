@@ -70,14 +70,17 @@ SNAPSHOTS = st.builds(
     writer_id=IDS,
     software=TEXTS,
     wallet=st.none() | st.dictionaries(TEXTS, SIZES, max_size=3),
+    retried=st.booleans(),
 )
 RUNS = st.builds(Run, RUN_IDS, st.sampled_from(RunKind), IDS, TIMES, TIMES)
-FACTS = st.one_of(
+PLAIN_FACTS = st.one_of(
     st.builds(facts.Committed, RUN_IDS),
     st.builds(facts.Renamed, RUN_IDS, TEXTS),
     st.builds(facts.Locked, RUN_IDS, st.booleans()),
     st.builds(facts.Removed, st.lists(RUN_IDS, max_size=3).map(tuple)),
-    st.builds(facts.Condemned, st.lists(IDS, max_size=3).map(tuple)),
+    st.builds(
+        facts.Condemned, st.lists(IDS, max_size=3).map(tuple), st.none() | st.lists(RUN_IDS, max_size=3).map(tuple)
+    ),
     st.builds(facts.Swept, st.lists(IDS, max_size=3).map(tuple)),
     st.builds(
         facts.KeyEpoch,
@@ -85,7 +88,11 @@ FACTS = st.one_of(
         BYTES.map(lambda byte: byte * 1216),
         st.dictionaries(IDS.map(bytes.hex), BYTES.map(lambda byte: byte * 1232), max_size=2),
     ),
-    st.builds(facts.Checkpoint, st.dictionaries(TEXTS, JSON, max_size=3)),
+    st.builds(facts.KeyRemoved, st.lists(IDS.map(bytes.hex), max_size=3).map(tuple)),
+    st.builds(facts.Superseded, IDS, st.integers(1, facts.MAX_SEQUENCE)),
+)
+FACTS = PLAIN_FACTS | st.builds(
+    facts.Checkpoint, st.lists(st.builds(facts.TimedFact, TIMES, PLAIN_FACTS), max_size=3).map(tuple)
 )
 
 
@@ -167,7 +174,8 @@ def test_logs(entries, seen, now_us):
     assert chain == written[-len(chain) :]
     assert len(chain) == len(written) or chain[0].is_checkpoint
     assert read.seen == seen
-    assert set(read.vector.behind(seen)) == set(seen)
+    superseded = read.vector.superseded
+    assert set(read.vector.behind(seen)) == {w for w, head in seen.items() if head.sequence > superseded.get(w, 0)}
 
 
 @given(VECTORS, VECTORS)
