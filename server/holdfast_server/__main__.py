@@ -7,24 +7,19 @@ import fcntl
 import logging
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
-from holdfast_server.app import prepare_data_dir, rebuild_catalog, run_edge, run_worker, software_version
+from holdfast_server.app import prepare_data_dir, run_edge, run_worker, software_version
 from holdfast_server.config import Config, ConfigError, load_config
 from holdfast_server.process import attach
-from holdfast_server.storage.names import escape
+from holdfast_server.rebuild_command import COMMAND as REBUILD
+from holdfast_server.rebuild_command import add_command as add_rebuild
+from holdfast_server.rebuild_command import run as run_rebuild
 from holdfast_server.supervisor import Supervisor
 
-if TYPE_CHECKING:
-    from holdfast_server.tasks.rebuild import Finding
-
 __all__ = ["main"]
-
-#: How often a large archive says how far it is.
-_PROGRESS_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "check-config":
             sys.stdout.write(f"the configuration is valid; the data lives in {config.paths.data_dir}\n")
             return 0
-        if options.command == "rebuild-catalog":
+        if options.command == REBUILD:
             return _rebuild(options, config)
         if options.role is not None:
             return _run_role(options, config)
@@ -59,17 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve until stopped by SIGTERM or Ctrl-C")
     check = commands.add_parser("check-config", help="check the configuration and say where the data lives")
-    rebuild = commands.add_parser(
-        "rebuild-catalog",
-        help="find backups again from their archives, after the data directory was lost",
-        description="Read every archive in the folders and add those that the catalog does not know. Nothing in the "
-        "folders and no present row is changed. The server must be stopped. Exit status 3: something was skipped or is "
-        "missing.",
-    )
-    rebuild.add_argument("--folder", type=Path, metavar="DIR", nargs="+", action="extend", required=True,
-                         help="folders that hold archives")  # fmt: skip
-    rebuild.add_argument("--recursive", action="store_true", help="also everything below the folders")
-    rebuild.add_argument("--dry-run", action="store_true", help="only tell what would be added")
+    rebuild = add_rebuild(commands)
     for command in (serve, check, rebuild):
         command.add_argument("--config", type=Path, metavar="FILE", help="TOML file (default: server.toml in the "
                              "configuration directory; HOLDFAST_CONFIG)")  # fmt: skip
@@ -113,26 +98,8 @@ def _fresh_owner() -> str:
 
 def _rebuild(options: argparse.Namespace, config: Config) -> int:
     prepare_data_dir(config)
-    reading, said = b"", 0.0
-
-    def tell(finding: Finding) -> None:
-        nonlocal reading, said
-        if finding.kind == "reading":
-            if finding.path == reading and time.monotonic() - said < _PROGRESS_SECONDS:
-                return
-            reading, said = finding.path, time.monotonic()
-        sys.stdout.write(f"{finding.kind:<8} {escape(finding.path)}{': ' if finding.text else ''}{finding.text}\n")
-        sys.stdout.flush()
-
     with _single_instance(config):
-        done = rebuild_catalog(
-            config, options.folder, tell, recursive=options.recursive, dry_run=options.dry_run
-        )  # fmt: skip
-    if done.pathless:
-        sys.stdout.write(f"give these sources their folders with UpdateSource: {', '.join(done.pathless)}\n")
-    verb = "would be added" if options.dry_run else "added"
-    sys.stdout.write(f"{done.found} {verb}, {done.known} known, {done.skipped} skipped, {done.missing} missing\n")
-    return 3 if done.skipped or done.missing else 0
+        return run_rebuild(options, config)
 
 
 def _supervise(options: argparse.Namespace, config: Config) -> int:

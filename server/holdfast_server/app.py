@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast_server.catalog.database import Database
     from holdfast_server.clock import Clock
     from holdfast_server.rpc.services import Services
+    from holdfast_server.storage.folder import OpenFolder
     from holdfast_server.storage.policy import FolderPolicy
     from holdfast_server.tasks.backup_life import BackupLife
     from holdfast_server.tasks.rebuild import Finding, RebuildSummary
@@ -245,34 +246,43 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
 
 
 def rebuild_catalog(
-    config: Config, folders: Sequence[Path], tell: Callable[[Finding], None], *, recursive: bool, dry_run: bool
+    config: Config,
+    folders: Sequence[OpenFolder],
+    repositories: Sequence[tuple[str | None, bytes]],
+    secret: str | None,
+    tell: Callable[[Finding], None],
+    *,
+    recursive: bool,
+    dry_run: bool,
 ) -> RebuildSummary:
-    """Add to the catalog what archives in the folders say of backups that it does not know.
+    """Add to the catalog what it does not know: the backups of archives in opened folders, and those of repositories:
+    in these folders, in those given by id and path (None: that whose keys are here), and all others whose keys the
+    data directory has. `secret` opens a key slot of those whose keys are lost.
 
-    The data directory must be ours alone. Raises ConfigError for a folder that cannot be opened, before anything is
-    read.
+    The data directory must be ours alone. Raises ConfigError when there is nothing to look through.
     """
-    from contextlib import ExitStack
-
     from holdfast_server.catalog.database import Database
-    from holdfast_server.errors import HoldfastError
-    from holdfast_server.storage.folder import open_folder
+    from holdfast_server.storage.repository_folder import holds_repository
+    from holdfast_server.tasks.new_repository import KEYS_FOLDER
     from holdfast_server.tasks.queue import migrate_queue
-    from holdfast_server.tasks.rebuild import CatalogRebuild
+    from holdfast_server.tasks.rebuild import CatalogRebuild, RebuildSummary
+    from holdfast_server.tasks.rebuild_repositories import RepositoriesRebuild, ToldPlace
 
-    with ExitStack() as stack:
-        opened = []
-        for folder in folders:
-            try:
-                opened.append(stack.enter_context(open_folder(os.path.abspath(os.fsencode(folder)), "--folder")))
-            except HoldfastError as error:
-                raise ConfigError(f"--folder {folder}: {error.message}") from error
-        database = Database(config.database_url, busy_timeout=30.0)
-        stack.callback(database.close)
+    data_dir = os.fsencode(config.paths.data_dir)
+    if not folders and not repositories and not os.path.lexists(os.path.join(data_dir, KEYS_FOLDER)):
+        raise ConfigError("there is nothing to look through: name --folder DIR or --repository ID=DIR")
+    told = [ToldPlace(repository_id, path) for repository_id, path in repositories]
+    told += [ToldPlace(None, folder.path) for folder in folders if holds_repository(folder.fd)]
+    database = Database(config.database_url, busy_timeout=30.0)
+    try:
         database.prepare(_lock_file(config), migrate_queue)
-        data_dir = os.fsencode(config.paths.data_dir)
-        rebuild = CatalogRebuild(database, SystemClock(), data_dir, tell, recursive=recursive, dry_run=dry_run)
-        return rebuild.run(opened)
+        clock, summary = SystemClock(), RebuildSummary()
+        found = RepositoriesRebuild(database, clock, data_dir, tell, summary, secret=secret, dry_run=dry_run)
+        found.run(told)
+        rebuild = CatalogRebuild(database, clock, data_dir, tell, summary, recursive=recursive, dry_run=dry_run)
+        return rebuild.run([folder for folder in folders if not holds_repository(folder.fd)])
+    finally:
+        database.close()
 
 
 class _Stop:

@@ -197,7 +197,8 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.KEY_WRONG: "Repeat the call with the password or credentials that belong to what is encrypted.",
     Reason.STORAGE_UNREACHABLE: "Make the storage reachable and repeat the call.",
     Reason.STORE_UNSUITABLE: "Mend what the message names, or keep the repository on another storage.",
-    Reason.REPOSITORY_KEYS_LOST: "Put the folder that the message names back from a copy of the data directory.",
+    Reason.REPOSITORY_KEYS_LOST: "Put the folder that the message names back from a copy of the data directory, or "
+    "stop the server and run holdfast-server rebuild-catalog with what opens a key slot.",
     Reason.FORMAT_UNSUPPORTED: "Use a version of the software that knows this version of the format.",
     Reason.CATALOG_BUSY: "Repeat the call after the given delay.",
     Reason.READER_BUSY: "Repeat the call after the given delay; ask for fewer wallets at a time.",

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast_server.repository import NewSlot, SlotKind, create_repository
+from holdfast_server.repository import NewSlot, SlotInfo, SlotKind, create_repository
 from holdfast_server.storage.descent import DIRECTORY_FLAGS
 from holdfast_server.storage.local import translate_os_error
 from holdfast_server.storage.objects import MemoryObjects
 
-__all__ = ["CONFIG", "MadeRepository", "WantedSlot", "make_repository"]
+__all__ = ["CONFIG", "MadeRepository", "WantedSlot", "make_repository", "slot_record"]
 
 CONFIG = "config"
 
@@ -70,14 +70,16 @@ def make_repository(
         uuid=created.config.uuid,
         fingerprint=created.fingerprint,
         format_version=created.config.format_version,
-        slots=tuple(
-            {
-                "key_id": slot.slot_id,
-                "kind": str(slot.kind),
-                "display_name": slot.display_name,
-                "create_time": slot.create_us,
-            }
-            for slot in created.slots
-        ),
+        slots=tuple(slot_record(slot) for slot in created.slots),
         recovery_key=created.recovery_key,
     )
+
+
+def slot_record(slot: SlotInfo) -> dict[str, Any]:
+    """A key slot as the catalog keeps it."""
+    return {
+        "key_id": slot.slot_id,
+        "kind": str(slot.kind),
+        "display_name": slot.display_name,
+        "create_time": slot.create_us,
+    }

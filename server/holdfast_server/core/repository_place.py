@@ -14,7 +14,16 @@ from functools import cached_property
 from typing import Any, Self
 
 from holdfast_server.errors import DataLoss, FailedPrecondition, HoldfastError, Reason, Unavailable
-from holdfast_server.repository import ContentKeys, LogHead, LogVector, Repository, RepositoryKeys, count_chunks
+from holdfast_server.repository import (
+    ContentKeys,
+    LogHead,
+    LogVector,
+    Repository,
+    RepositoryKeys,
+    count_chunks,
+    open_from_slots,
+    stated_id,
+)
 from holdfast_server.storage.descent import DIRECTORY_FLAGS
 from holdfast_server.storage.folder import OpenFolder, open_folder
 from holdfast_server.storage.local import translate_os_error
@@ -33,11 +42,13 @@ __all__ = [
     "heads_of",
     "keys_lost",
     "look_at_place",
+    "open_by_secret",
     "open_content",
     "open_place",
     "require_newest",
     "store_unreachable",
     "store_unsound",
+    "uuid_at",
 ]
 
 
@@ -54,12 +65,13 @@ LogHeads = Mapping[str, Sequence[Any]]
 @dataclass(frozen=True, slots=True)
 class RepositoryPlace:
     """Where a repository and its keys lie. `location` and `keys_folder` are absolute folders; `fingerprint` is that of
-    its config; `store_problem` is what its store did wrong when it was last probed, if it did. No secret."""
+    its config, None if nobody has seen it yet; `store_problem` is what its store did wrong when it was last probed, if
+    it did. No secret."""
 
     repository_id: str
     location: bytes
     keys_folder: bytes
-    fingerprint: bytes
+    fingerprint: bytes | None
     store_problem: str | None = None
 
     @property
@@ -130,16 +142,7 @@ def open_place(place: RepositoryPlace, *, look: bool = True) -> OpenRepository:
     REPOSITORY_REPLACED; and DataLoss/CHECKSUM_MISMATCH as `Repository.open`.
     """
     keys = _load_keys(place)
-    try:
-        folder = open_folder(place.location, "location")
-    except HoldfastError as error:
-        raise store_unreachable(place.repository_id, place.location) from error
-    try:
-        store = LocalObjects(folder.fd, folder.display)
-    except BaseException:
-        folder.close()
-        raise
-    opened = OpenRepository(place, folder, store, keys)
+    opened = OpenRepository(place, *_open_store(place), keys)
     try:
         if look or place.store_problem is not None:
             _ = opened.repository
@@ -149,6 +152,30 @@ def open_place(place: RepositoryPlace, *, look: bool = True) -> OpenRepository:
         opened.close()
         raise
     return opened
+
+
+def open_by_secret(place: RepositoryPlace, secret: str) -> OpenRepository:
+    """Open a repository whose keys the data directory has not, by what opens a key slot; `keys` are then all that
+    `open_from_slots` gives, and saved nowhere.
+
+    Raises as `open_place`, and FailedPrecondition/KEY_WRONG.
+    """
+    folder, store = _open_store(place)
+    try:
+        opened = OpenRepository(place, folder, store, open_from_slots(store, secret).keys)
+        _ = opened.repository
+    except BaseException:
+        store.close()
+        folder.close()
+        raise
+    return opened
+
+
+def uuid_at(location: bytes) -> bytes:
+    """The id, 16 bytes, that the config in a folder states; nothing has proved it. Raises as `open_folder`, and
+    Unavailable/STORAGE_UNREACHABLE or DataLoss/CHECKSUM_MISMATCH when there is none."""
+    with open_folder(location, "location") as folder, LocalObjects(folder.fd, folder.display) as store:
+        return stated_id(store)
 
 
 def open_content(opened: OpenRepository, secret: str) -> ContentKeys:
@@ -287,6 +314,18 @@ def keys_lost(repository_id: str, keys_folder: bytes, detail: str = "") -> Faile
         f"{what}: put {shown} back from a copy of the data directory",
         metadata={"repository_id": repository_id, "path": shown},
     )
+
+
+def _open_store(place: RepositoryPlace) -> tuple[OpenFolder, LocalObjects]:
+    try:
+        folder = open_folder(place.location, "location")
+    except HoldfastError as error:
+        raise store_unreachable(place.repository_id, place.location) from error
+    try:
+        return folder, LocalObjects(folder.fd, folder.display)
+    except BaseException:
+        folder.close()
+        raise
 
 
 def _load_keys(place: RepositoryPlace) -> RepositoryKeys:

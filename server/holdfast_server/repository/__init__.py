@@ -16,6 +16,7 @@ from holdfast_server.repository.counting import ChunkCounts, count_chunks
 from holdfast_server.repository.entries import Entry, EntryFlag, EntryKind, encode_entry
 from holdfast_server.repository.fetching import ChunkSource
 from holdfast_server.repository.format import LARGE_FILE
+from holdfast_server.repository.history import DamagedSnapshot, History, read_history
 from holdfast_server.repository.keys import RepositoryKeys
 from holdfast_server.repository.log import LogHead, LogVector
 from holdfast_server.repository.log_state import LogState
@@ -24,7 +25,14 @@ from holdfast_server.repository.read_ahead import Blocks, ReadAhead
 from holdfast_server.repository.reader import Hole, SnapshotReader
 from holdfast_server.repository.removal import MaintenanceWatch
 from holdfast_server.repository.repair import KnownBackup, RepairReport, repair_repository
-from holdfast_server.repository.repository import Created, Repository, RepositoryCounts, create_repository
+from holdfast_server.repository.repository import (
+    Created,
+    Repository,
+    RepositoryCounts,
+    create_repository,
+    open_from_slots,
+    stated_id,
+)
 from holdfast_server.repository.root import MAX_PROBLEMS, RootInfo, RootProblem, SourceAttributes, encode_root
 from holdfast_server.repository.run_marks import end_dead_runs
 from holdfast_server.repository.runs import RunKind, end_reading_run
@@ -59,10 +67,12 @@ __all__ = [
     "ContentKeys",
     "Created",
     "Damage",
+    "DamagedSnapshot",
     "Encryption",
     "Entry",
     "EntryFlag",
     "EntryKind",
+    "History",
     "Hole",
     "KnownBackup",
     "LogHead",
@@ -103,10 +113,13 @@ __all__ = [
     "end_reading_run",
     "folder_tail",
     "link_tail",
+    "open_from_slots",
     "prune_repository",
+    "read_history",
     "remove_snapshots",
     "repair_repository",
     "settle_run",
+    "stated_id",
     "take_back_run",
     "tell_of_snapshot",
 ]

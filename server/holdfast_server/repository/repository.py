@@ -48,7 +48,15 @@ from holdfast_server.repository.slots import (
 from holdfast_server.repository.snapshots import Snapshot, Tombstone, read_run_end, snapshot_ids
 from holdfast_server.storage.objects import ObjectMissing, ObjectStore
 
-__all__ = ["ClassCount", "Created", "Repository", "RepositoryCounts", "create_repository"]
+__all__ = [
+    "ClassCount",
+    "Created",
+    "Repository",
+    "RepositoryCounts",
+    "create_repository",
+    "open_from_slots",
+    "stated_id",
+]
 
 MAX_NEW_SLOTS: Final = 16
 _SLOTS = "keys/"
@@ -152,14 +160,7 @@ class Repository:
         another repository, FailedPrecondition/FORMAT_UNSUPPORTED for another version, Unavailable/STORAGE_UNREACHABLE
         when there is none.
         """
-        try:
-            content = store.get(CONFIG_NAME, 0, MAX_CONFIG + 1)
-        except ObjectMissing:
-            raise Unavailable(
-                Reason.STORAGE_UNREACHABLE,
-                f"there is no repository at {store}: its object {CONFIG_NAME} is missing",
-                metadata={"location": str(store), "object": CONFIG_NAME},
-            ) from None
+        content = _stored_config(store)
         found = fingerprint_of(content)
         try:
             config = RepositoryConfig.decode(content, IndexKeys(keys.index_key, keys.uuid))
@@ -172,9 +173,15 @@ class Repository:
             raise _replaced(store)
         return cls(store, keys, config, found)
 
-    def slots(self) -> list[SlotInfo]:
-        """The key slots, oldest first. Raises DataLoss/CHECKSUM_MISMATCH for a damaged one."""
-        infos = [slot.info(self.index_keys) for slot in self._slots(_raise)]
+    def slots(self, on_damage: Callable[[DataLoss], None] | None = None) -> list[SlotInfo]:
+        """The key slots, oldest first. Raises DataLoss/CHECKSUM_MISMATCH for a damaged one, or tells `on_damage` of it
+        and goes on."""
+        tell, infos = on_damage or _raise, []
+        for slot in _slots(self.store, self.config.uuid, tell):
+            try:
+                infos.append(slot.info(self.index_keys))
+            except DataLoss as error:
+                tell(error)
         return sorted(infos, key=lambda info: (info.create_us, info.slot_id))
 
     def unlock(self, secret: str) -> ContentKeys:
@@ -184,21 +191,7 @@ class Repository:
         Raises FailedPrecondition/KEY_WRONG when no slot takes it, DataLoss/CHECKSUM_MISMATCH when one is damaged that
         might have.
         """
-        broken: list[DataLoss] = []
-        for slot in sorted(self._slots(broken.append), key=lambda slot: _COST[slot.kind]):
-            try:
-                opened = slot.open(secret)
-            except DataLoss as error:
-                broken.append(error)
-                continue
-            if opened is not None:
-                return self._checked(slot, opened)
-        if broken:
-            raise broken[0]
-        why = "no key slot of the repository takes this secret"
-        if is_mistyped_recovery_key(secret):
-            why = "this recovery key was mistyped: its last letters do not fit the others"
-        raise FailedPrecondition(Reason.KEY_WRONG, why, metadata={"location": str(self.store)})
+        return self._checked(*_open_slot(self.store, self.config.uuid, secret))
 
     def _checked(self, slot: Slot, opened: OpenedSlot) -> ContentKeys:
         if not hmac.compare_digest(opened.index_key, self.keys.index_key):
@@ -207,19 +200,6 @@ class Repository:
         if FIRST_EPOCH not in content.epochs or content.public(FIRST_EPOCH) != self.config.public_key:
             raise damaged(slot.name, "it gives content keys of another repository")
         return content
-
-    def _slots(self, on_damage: Callable[[DataLoss], None]) -> Iterator[Slot]:
-        for info in sorted(self.store.list(_SLOTS)):
-            try:
-                slot = Slot(info.name, self.store.get(info.name, 0, MAX_SLOT + 1))
-            except ObjectMissing:
-                continue
-            except DataLoss as error:
-                on_damage(error)
-                continue
-            # A creation that was interrupted leaves slots of a repository that never was.
-            if slot.uuid == self.config.uuid:
-                yield slot
 
     def snapshots(self, on_damage: Callable[[DataLoss], None] | None = None) -> Iterator[Snapshot]:
         """The committed snapshots, in no order, with names and locks as they were committed.
@@ -274,6 +254,72 @@ class Repository:
             stored_size=sizes.total(),
             classes={kind: ClassCount(number, sizes[kind]) for kind, number in sorted(objects.items())},
         )
+
+
+def open_from_slots(store: ObjectStore, secret: str) -> Repository:
+    """Open a repository of which nothing is left but itself and a passphrase, the content of a key file or a recovery
+    key. Its keys are all that it has, the content keys of a sealed one too (the caller drops them), and a new writer
+    key. Writes nothing; takes as long as `Repository.unlock`.
+
+    Nothing says that it is the newest state of that repository: whoever has no receipt cannot know. Raises
+    FailedPrecondition/KEY_WRONG when no slot takes the secret, DataLoss/CHECKSUM_MISMATCH when a slot is damaged that
+    might have, or the config is not what was written with the index key that the slot gave; and as `Repository.open`.
+    """
+    uuid = stated_id(store)
+    slot, opened = _open_slot(store, uuid, secret)
+    keys = RepositoryKeys(opened.index_key, opened.content, uuid, WriterKey.generate())
+    repository = Repository.open(store, keys, None)
+    repository._checked(slot, opened)
+    return repository
+
+
+def stated_id(store: ObjectStore) -> bytes:
+    """The id, 16 bytes, that the config of a store states; nothing has proved it yet. Raises as `Repository.open`."""
+    return stated_uuid(_stored_config(store))
+
+
+def _stored_config(store: ObjectStore) -> bytes:
+    try:
+        return store.get(CONFIG_NAME, 0, MAX_CONFIG + 1)
+    except ObjectMissing:
+        raise Unavailable(
+            Reason.STORAGE_UNREACHABLE,
+            f"there is no repository at {store}: its object {CONFIG_NAME} is missing",
+            metadata={"location": str(store), "object": CONFIG_NAME},
+        ) from None
+
+
+def _slots(store: ObjectStore, uuid: bytes, on_damage: Callable[[DataLoss], None]) -> Iterator[Slot]:
+    """The key slots of the repository `uuid`. Nothing is derived for another's, or with parameters out of bounds."""
+    for info in sorted(store.list(_SLOTS)):
+        try:
+            slot = Slot(info.name, store.get(info.name, 0, MAX_SLOT + 1))
+        except ObjectMissing:
+            continue
+        except DataLoss as error:
+            on_damage(error)
+            continue
+        # A creation that was interrupted leaves slots of a repository that never was.
+        if slot.uuid == uuid:
+            yield slot
+
+
+def _open_slot(store: ObjectStore, uuid: bytes, secret: str) -> tuple[Slot, OpenedSlot]:
+    broken: list[DataLoss] = []
+    for slot in sorted(_slots(store, uuid, broken.append), key=lambda slot: _COST[slot.kind]):
+        try:
+            opened = slot.open(secret)
+        except DataLoss as error:
+            broken.append(error)
+            continue
+        if opened is not None:
+            return slot, opened
+    if broken:
+        raise broken[0]
+    why = "no key slot of the repository takes this secret"
+    if is_mistyped_recovery_key(secret):
+        why = "this recovery key was mistyped: its last letters do not fit the others"
+    raise FailedPrecondition(Reason.KEY_WRONG, why, metadata={"location": str(store)})
 
 
 def _check_new(sealed: bool, slots: Sequence[NewSlot], compression_level: int) -> None:

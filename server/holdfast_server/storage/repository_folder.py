@@ -14,7 +14,7 @@ from holdfast_server.storage.folder import ancestors
 from holdfast_server.storage.local import translate_os_error
 from holdfast_server.storage.names import escape
 
-__all__ = ["lies_in_repository", "require_apart"]
+__all__ = ["holds_repository", "lies_in_repository", "require_apart"]
 
 #: The object that makes a folder a repository, and how it begins: docs/format.md, "config". A text never goes on so.
 _CONFIG = b"config"
@@ -25,7 +25,7 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 def lies_in_repository(folder_fd: int) -> bool:
     """Whether the folder, or any above it, holds the config of a repository. `OSError` where they cannot be asked."""
-    return any(_holds_config(fd) for fd in ancestors(folder_fd))
+    return any(holds_repository(fd) for fd in ancestors(folder_fd))
 
 
 def require_apart(folder_fd: int, path: bytes) -> None:
@@ -40,7 +40,8 @@ def require_apart(folder_fd: int, path: bytes) -> None:
         raise FailedPrecondition(Reason.FOLDER_INSIDE_REPOSITORY, text, metadata={"path": shown})
 
 
-def _holds_config(fd: int) -> bool:
+def holds_repository(fd: int) -> bool:
+    """Whether an opened folder holds the config of a repository, as far as its first bytes tell."""
     with suppress(OSError):  # none, or none that the service may read: then it is no repository of this service
         config = os.open(_CONFIG, _FLAGS, dir_fd=fd)
         try:

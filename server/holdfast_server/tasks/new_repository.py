@@ -1,10 +1,10 @@
 """Making a repository so that a crash between any two steps leaves nothing that a repeat of the call does not finish.
 
-The steps: a *journal* in the repository's folder of the data directory; its keys beside it; the names and hashes of its
-first objects in the journal; the objects, the config last; the catalog's row; the journal removed. Each is durable
-before the next begins. So the keys are kept before there is a repository, and whoever finds a journal knows whether the
-creation was done (there is a row) or must be undone: nobody has used a repository without a row, and undoing removes
-just the objects that the journal names.
+The steps: a *journal* in the repository's folder of the data directory; its place and its keys beside it; the names and
+hashes of its first objects in the journal; the objects, the config last; the catalog's row; the journal removed. Each
+is durable before the next begins. So the keys are kept before there is a repository, and whoever finds a journal knows
+whether the creation was done (there is a row) or must be undone: nobody has used a repository without a row, and
+undoing removes just the objects that the journal names.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from holdfast_server.core.kept_place import KeptPlace, write_place
 from holdfast_server.core.new_repository import CONFIG, MadeRepository
 from holdfast_server.errors import AlreadyExists, FailedPrecondition, HoldfastError, Reason, Unavailable
 from holdfast_server.storage.descent import DIRECTORY_FLAGS
@@ -82,24 +83,26 @@ class NewRepositories:
 
     def create(
         self,
-        repository_id: str,
+        place: KeptPlace,
         folder: OpenFolder,
         make: Callable[[bytes], MadeRepository],
         record: Callable[[MadeRepository], None],
     ) -> MadeRepository:
-        """Make a repository in an opened, checked folder; to be called inside `alone`.
+        """Make a repository in an opened, checked folder, that of `place`; to be called inside `alone`.
 
         `make` saves the keys in the folder that it is given; `record` adds the row. Raises AlreadyExists/
         REPOSITORY_EXISTS, FailedPrecondition (FOLDER_NOT_EMPTY, STORE_UNSUITABLE), what `make` and `record` raise, and
         what a store raises; then nothing is left, or the next creation clears it away.
         """
         _require_empty(folder)
+        repository_id = place.repository_id
         base = self._open_base()
         try:
             kept = self._begin(base, repository_id, folder)
             try:
                 with LocalObjects(folder.fd, folder.display) as store:
                     probe(store)
+                    write_place(kept, place)
                     made = make(os.path.join(self._base, repository_id.encode()))
                     _write_journal(kept, folder, made.objects)
                     _publish(store, made.objects)

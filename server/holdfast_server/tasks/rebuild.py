@@ -41,19 +41,19 @@ _MAX_PATTERN = 8192
 
 
 class FindingKind(StrEnum):
-    """What became of one archive. READING comes before, and again and again while it is read."""
+    """What became of one archive, repository or snapshot. READING comes before, and again and again meanwhile."""
 
     READING = "reading"
     FOUND = "found"
     KNOWN = "known"
     SKIPPED = "skipped"
-    #: A backup of the catalog whose archive is not where it should be.
+    #: A backup that the catalog or a repository's log tells of, and whose archive or snapshot is not there.
     MISSING = "missing"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line for people about the file at `path`."""
+    """One line for people about the file or folder at `path`."""
 
     kind: FindingKind
     path: bytes
@@ -62,7 +62,7 @@ class Finding:
 
 @dataclass(slots=True)
 class RebuildSummary:
-    """Archives by what became of them, and the ids of the sources that wait for a path."""
+    """Archives, repositories and snapshots by what became of them, and the ids of the sources that wait for a path."""
 
     found: int = 0
     known: int = 0
@@ -70,12 +70,15 @@ class RebuildSummary:
     missing: int = 0
     pathless: tuple[str, ...] = ()
 
+    def count(self, kind: FindingKind) -> None:
+        setattr(self, kind.value, getattr(self, kind.value) + 1)
+
 
 class CatalogRebuild:
     """One run. Nobody else may write to the catalog meanwhile.
 
     `data_dir` is left out wherever it is met. `tell` gets every finding as it is made. With `dry_run` nothing is
-    added.
+    added. `summary` is gone on with.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class CatalogRebuild:
         clock: Clock,
         data_dir: bytes,
         tell: Callable[[Finding], None],
+        summary: RebuildSummary | None = None,
         *,
         recursive: bool = False,
         dry_run: bool = False,
@@ -95,14 +99,15 @@ class CatalogRebuild:
         self._tell = tell
         self._recursive = recursive
         self._dry_run = dry_run
-        self._summary = RebuildSummary()
+        self._summary = summary or RebuildSummary()
         self._by_path: dict[bytes, BackupRow] = {}
         self._seen: dict[str, bytes] = {}
 
     def run(self, folders: Sequence[OpenFolder]) -> RebuildSummary:
         """Look through the opened folders, whose paths are absolute and become those of the backups."""
         with self._database.read() as connection:
-            self._by_path = {row.storage_path: row for row in backups.every_backup(connection)}
+            found = backups.every_backup(connection)
+        self._by_path = {row.storage_path: row for row in found if row.repository_id is None}
         for folder in folders:
             self._look_through(folder)
         for row in self._by_path.values():
@@ -261,7 +266,7 @@ class CatalogRebuild:
                 return
 
     def _note(self, kind: FindingKind, path: bytes, text: str = "") -> None:
-        setattr(self._summary, kind.value, getattr(self._summary, kind.value) + 1)
+        self._summary.count(kind)
         self._tell(Finding(kind, path, text))
 
 

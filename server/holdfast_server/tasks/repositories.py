@@ -19,6 +19,7 @@ from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.requests import RequestKey, recall, remember
 from holdfast_server.catalog.rows import RepositoryRow, RepositoryState
 from holdfast_server.clock import Clock
+from holdfast_server.core.kept_place import KeptPlace
 from holdfast_server.core.new_repository import MadeRepository, WantedSlot, make_repository
 from holdfast_server.core.repository_place import (
     OpenRepository,
@@ -42,6 +43,7 @@ from holdfast_server.tasks.task_keys import content_key_required, nothing_to_unl
 from holdfast_server.tasks.wallet_reader import WalletReader
 
 __all__ = [
+    "REPOSITORY_ID",
     "NewRepository",
     "RepositoryOrder",
     "RepositoryRegistry",
@@ -51,7 +53,8 @@ __all__ = [
     "require_repository",
 ]
 
-_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+#: What a repository_id matches.
+REPOSITORY_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _LEVELS = range(-5, 20)
 _MOST_SLOTS = 16
 
@@ -70,7 +73,7 @@ class RepositoryOrder:
 
     def check(self) -> None:
         """Raises InvalidArgument/INVALID_FIELD."""
-        if not _ID.fullmatch(self.repository_id):
+        if not REPOSITORY_ID.fullmatch(self.repository_id):
             raise invalid_field("repository_id", "must match [a-z0-9][a-z0-9._-]{0,62}", value=self.repository_id[:80])
         check_display_name(self.display_name, "display_name")
         if self.compression_level not in _LEVELS:
@@ -125,7 +128,8 @@ class RepositoryRegistry:
             with self._folder(order) as folder:
                 now = self._clock.now()
                 make = partial(self._make, order, now, wanted)
-                made = self._new.create(order.repository_id, folder, make, partial(self._record, order, key, now))
+                place = KeptPlace(order.repository_id, order.display_name, order.location)
+                made = self._new.create(place, folder, make, partial(self._record, order, key, now))
         return NewRepository(self._shown(self._row(order.repository_id)), made.recovery_key)
 
     def get(self, repository_id: str, wanted: Callable[[], bool]) -> tuple[ShownRepository, SignedReceipt | None]:

@@ -50,7 +50,7 @@ from holdfast_server.tasks.repositories import open_writable, require_repository
 from holdfast_server.tasks.run import TaskRun
 from holdfast_server.wallets.classify import WalletCounters
 
-__all__ = ["SnapshotTarget"]
+__all__ = ["SnapshotTarget", "snapshot_statistics"]
 
 #: A file that changed less than this before the backup began may change again within the clock's step.
 _SETTLED_NS: Final = 50_000_000
@@ -137,7 +137,7 @@ class SnapshotTarget:
             self._record(run, snapshot, heads, 0.0, connection)
 
     def _made(self, run: TaskRun, entry: dict[str, Any], snapshot: Snapshot, heads: LogHeads, seconds: float) -> Made:
-        outcome = SourceOutcome(entry, _statistics(snapshot), b"", snapshot.stored_size)
+        outcome = SourceOutcome(entry, snapshot_statistics(snapshot), b"", snapshot.stored_size)
         commit = partial(self._record, run, snapshot, heads, seconds)
         return Made(outcome, commit, partial(self._undo, run, snapshot.run_id))
 
@@ -149,7 +149,7 @@ class SnapshotTarget:
         backups.update_backup(
             connection, snapshot.run_id, only_in=BackupState.IN_PROGRESS, state=BackupState.COMPLETED,
             size=snapshot.counts.bytes, complete=snapshot.complete, complete_time=snapshot.complete_us,
-            update_time=now, statistics=statistics_record(_statistics(snapshot), snapshot.stored_size, seconds),
+            update_time=now, statistics=statistics_record(snapshot_statistics(snapshot), snapshot.stored_size, seconds),
         )  # fmt: skip
         repositories.update_repository(connection, run.row.request["repository_id"], update_time=now)
         repositories.keep_heads(connection, run.row.request["repository_id"], heads)
@@ -262,8 +262,8 @@ def _snapshot(session: BackupRun, plan: BackupPlan, found: Statistics, written: 
     )
 
 
-def _statistics(snapshot: Snapshot) -> Statistics:
-    """What the catalog keeps of a snapshot."""
+def snapshot_statistics(snapshot: Snapshot) -> Statistics:
+    """What the catalog keeps of a snapshot's counts."""
     counts = snapshot.counts
     return Statistics(
         files=counts.files,
