@@ -85,6 +85,14 @@ SUITES = (
         ],
     ),
     Suite(
+        "retention",
+        "ten years of hourly backups, pruned after each: what is kept is what the calendar says (years)",
+        rounds=5,
+        per_round=10,
+        arguments=["tests/property/test_retention.py", "-k", "ten_years"],
+        environment={"HOLDFAST_RETENTION_STEP": "1"},
+    ),
+    Suite(
         "coin-exports",
         "SIGKILL of worker, edge, supervisor or all during an export of coins, and before any line of one",
         rounds=25,
