@@ -93,6 +93,14 @@ SUITES = (
         environment={"HOLDFAST_RETENTION_STEP": "1"},
     ),
     Suite(
+        "repository-upkeep",
+        "hourly backups of a wallet of which three coins change, pruned and compacted daily: few objects, little waste",
+        rounds=1,
+        per_round=10_000,
+        arguments=["tests/property/test_repository_upkeep.py", "-rP"],
+        environment={"HOLDFAST_HOURS": "10000"},
+    ),
+    Suite(
         "coin-exports",
         "SIGKILL of worker, edge, supervisor or all during an export of coins, and before any line of one",
         rounds=25,

@@ -24,6 +24,7 @@ REPACKED_SIZE: Final = 64 << 20
 #: Chunks of small files shall have so many bytes on the average, once there are some.
 LEAST_AVERAGE: Final = 256 << 10
 _SOME: Final = 8
+_TINY: Final = 16 << 10
 _PREFIX: Final = 16
 _FILE: Final = b"waste"
 _MOST: Final = 1 << 20
@@ -32,18 +33,19 @@ _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 def too_small(chunks: Iterable[tuple[int, bytes]]) -> bytes:
     """The note on a source's chunks of small files, given their lengths and ids: those that are too small, if the
-    average is."""
+    average is. A chunk is only packed anew with others that have as many bytes together, so that each byte is so a few
+    times in its life, however often little changes."""
     ordered = sorted(chunks)
-    if len(ordered) < _SOME or sum(length for length, _ in ordered) >= len(ordered) * LEAST_AVERAGE:
+    if sum(length for length, _ in ordered) >= len(ordered) * LEAST_AVERAGE:
         return b""
     size = 0
     chosen: list[bytes] = []
     for length, chunk_id in ordered:
-        size += length
-        if length >= LEAST_AVERAGE or size > REPACKED_SIZE or len(chosen) * _PREFIX >= _MOST:
+        if length >= LEAST_AVERAGE or length > size + _TINY or size + length > REPACKED_SIZE:
             break
+        size += length
         chosen.append(chunk_id[:_PREFIX])
-    return b"".join(chosen)
+    return b"".join(chosen[: _MOST // _PREFIX]) if len(chosen) >= _SOME else b""
 
 
 def stale_numbers(index: ChunkIndex, note: bytes, size: Callable[[int], int]) -> set[int]:
