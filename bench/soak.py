@@ -93,6 +93,14 @@ SUITES = (
         environment={"HOLDFAST_RETENTION_STEP": "1"},
     ),
     Suite(
+        "repository-damage",
+        "random packs damaged: exactly what is lost is named, all else comes back, before a repair and after it",
+        rounds=10,
+        per_round=100,
+        arguments=["tests/fault/test_repository_damage.py", "-k", "exactly"],
+        environment={"HOLDFAST_DAMAGES": "100"},
+    ),
+    Suite(
         "repository-upkeep",
         "hourly backups of a wallet of which three coins change, pruned and compacted daily: few objects, little waste",
         rounds=1,

@@ -1,18 +1,19 @@
 """Every byte of a small repository changed, every object cut, deleted, moved or swapped: found, and never believed.
 
 The quick slice changes every byte, too, but asks only the part of the check that the object is for; the soak asks the
-whole check and a reader.
+whole check and a reader. HOLDFAST_DAMAGES is how many times packs are damaged at random.
 """
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from holdfast_server.errors import FailedPrecondition, HoldfastError
-from holdfast_server.repository import ReadingRun, Repository, RunKind
+from holdfast_server.repository import MaintenanceWatch, ReadingRun, Repository, RunKind, repair_repository
 from holdfast_server.repository.check import CheckLevel, CheckReport, CheckWatch
 from holdfast_server.repository.check_objects import (
     check_config,
@@ -28,6 +29,8 @@ from holdfast_server.repository.index import write_index
 from holdfast_server.storage.objects import Buffer, MemoryObjects, ObjectInfo
 from tests.small_repository import NOW, Seen, SmallRepository, check, read_all
 
+DAMAGES = int(os.environ.get("HOLDFAST_DAMAGES", "20"))
+SEED = int(os.environ.get("HOLDFAST_SEED", "0"))
 FILES = {b"alone": [b"its only chunk"], b"empty": [], b"two": [b"first of two", b"second of two"]}
 
 
@@ -282,8 +285,9 @@ def damage(made: SmallRepository, store: MemoryObjects, randomly: random.Random)
     return bad
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(DAMAGES))
 def test_exactly_what_is_lost_is_named(seed: int) -> None:
+    seed += 20 * SEED
     made = wide_repository(seed % 4)
     store = MemoryObjects(made.store.contents())
     bad = damage(made, store, random.Random(1_000 + seed))
@@ -305,6 +309,23 @@ def test_exactly_what_is_lost_is_named(seed: int) -> None:
         lost = expected.get(one.snapshot.run_id)
         for path, found in read_all(made, store, one).items():
             assert (found == one.contents[path]) != (lost is not None and (lost.whole or path in lost.files))
+    # A repair takes nothing from anybody, and finds what is whole in a pack that was cut.
+    opened = Repository.open(store, made.keys, made.fingerprint)
+    repaired = repair_repository(opened, now=lambda: NOW, watch=MaintenanceWatch(), content=made.keys.content)
+    assert repaired.damaged == report.damaged
+    seen = Seen()
+    report = check(made, CheckLevel.READ_DATA, store, watch=seen)
+    left = {info.name for info in store.list("packs/")}
+    assert {one.object for one in report.damaged} <= left & {made.packs[pack_id].name for pack_id in bad}
+    still = seen.all(report)
+    assert still.keys() <= expected.keys()
+    for one in made.made:
+        run_id = one.snapshot.run_id
+        lost, before = still.get(run_id), expected.get(run_id)
+        for path, found in read_all(made, store, one).items():
+            is_lost = lost is not None and (lost.whole or path in lost.files)
+            assert (found == one.contents[path]) != is_lost
+            assert not is_lost or (before is not None and (before.whole or path in before.files))
 
 
 # -- no false alarm -------------------------------------------------------------------------------------------------
