@@ -41,7 +41,7 @@ from holdfast_server.repository.entries import (
     link_tail,
 )
 from holdfast_server.repository.extents import encode_extent
-from holdfast_server.repository.facts import Committed, Removed
+from holdfast_server.repository.facts import Committed, Fact, Removed
 from holdfast_server.repository.fetching import ChunkSource
 from holdfast_server.repository.format import TIER_OF, ChunkType, Tier, snapshot_name
 from holdfast_server.repository.index import load_index, write_index
@@ -234,7 +234,7 @@ class SmallRepository:
         self.store.delete(snapshot_name(made.snapshot.run_id))
         self.made.remove(made)
 
-    def log(self, *facts: Committed | Removed) -> None:
+    def log(self, *facts: Fact) -> None:
         vector = LogReader(self.store, self.index_keys).read().vector
         LogWriter(self.store, self.index_keys, self.keys.writer, vector).append(facts, NOW)
 

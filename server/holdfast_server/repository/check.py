@@ -41,7 +41,7 @@ from holdfast_server.repository.log import LogHead
 from holdfast_server.repository.log_state import LogState
 from holdfast_server.repository.run_marks import RunMark
 from holdfast_server.repository.runs import RunKind, begin_run
-from holdfast_server.repository.snapshots import Snapshot, snapshot_ids
+from holdfast_server.repository.snapshots import Snapshot, read_run_end, snapshot_ids
 from holdfast_server.storage.objects import ObjectMissing, ObjectStore
 
 __all__ = [
@@ -138,8 +138,9 @@ def examine(
             _read_packs(packs, states, content, percent, cursor, findings)
         watch.phase("snapshots")
         source = ChunkSource(reads, index_keys, content, packs.index)
-        _check_snapshots(reads, index_keys, run_ids, source, states, content, findings)
-        _find_missing(reads, index_keys, {*facts.committed, *known_backups} - {*run_ids, *facts.removed}, findings)
+        wanted = {*facts.committed, *known_backups} - facts.removed
+        found = _check_snapshots(reads, index_keys, run_ids, facts.removed, source, states, content, findings)
+        _find_missing(reads, index_keys, wanted - found, findings)
         _forget_removed(store, run_ids, findings)
         report.bytes = reads.bytes
     return Examination(report, packs, states)
@@ -167,7 +168,7 @@ def check_snapshot(
         reads, findings = CountedReads(store, check), Findings(report, watch, check)
         watch.phase("objects")
         snapshot = check_snapshot_object(reads, index_keys, run_id, findings)
-        if snapshot is None:
+        if not isinstance(snapshot, Snapshot):
             findings.damage(snapshot_name(run_id), "there is no snapshot")
             findings.backup(run_id).whole = True
             return report
@@ -248,23 +249,33 @@ def _check_snapshots(
     store: ObjectStore,
     keys: IndexKeys,
     run_ids: list[str],
+    removed: Collection[str],
     source: ChunkSource,
     states: ChunkStates,
     content: ContentKeys | None,
     findings: Findings,
-) -> None:
+) -> set[str]:
+    """Gives the runs that have a snapshot, or an object that may have been one."""
+    found = set(run_ids)
     trees = TreeCheck(keys, source, states, findings, read_files=False)
     lists = ListCheck(source.fetch, states, findings)
     for run_id in run_ids:
         findings.check()
         snapshot = check_snapshot_object(store, keys, run_id, findings)
-        if snapshot is None:
+        if run_id in removed:
+            # On its way out, or brought back by a crash: what it needs may be gone.
+            findings.forget_backup(run_id)
+            continue
+        if not isinstance(snapshot, Snapshot):
+            if snapshot is not None:
+                found.remove(run_id)
             continue
         findings.report.backups += 1
         # The tree first: it may find chunks lost in packs that were not to be read.
         if content is not None:
             trees.check(snapshot)
         lists.check(snapshot)
+    return found
 
 
 def _read_chunks(snapshot: Snapshot, source: ChunkSource, states: ChunkStates, findings: Findings) -> None:
@@ -294,15 +305,26 @@ def _read_chunks(snapshot: Snapshot, source: ChunkSource, states: ChunkStates, f
 
 def _find_missing(store: ObjectStore, keys: IndexKeys, run_ids: Collection[str], findings: Findings) -> None:
     """Tell of snapshots that were committed, were not removed on purpose, and are not there."""
-    missing = [run_id for run_id in sorted(run_ids) if not _is_there(store, run_id)]
+    missing = {run_id: why for run_id in sorted(run_ids) if (why := _why_missing(store, keys, run_id))}
     if not missing:
         return
     # One may have been removed since the log was read.
     facts = _log_now(store, keys, findings)
-    for run_id in missing:
+    for run_id, why in missing.items():
         if run_id not in facts.removed:
-            findings.damage(snapshot_name(run_id), "it was committed and is gone")
+            findings.damage(snapshot_name(run_id), f"it was committed and {why}")
             findings.backup(run_id).whole = True
+
+
+def _why_missing(store: ObjectStore, keys: IndexKeys, run_id: str) -> str:
+    """Why there is no snapshot of a run; empty if there is one, or something that may have been one."""
+    try:
+        end = read_run_end(store, keys, run_id)
+    except DataLoss:
+        return ""
+    if end is None:
+        return "is gone"
+    return "" if isinstance(end, Snapshot) else "says now that it never was"
 
 
 def _log_now(store: ObjectStore, keys: IndexKeys, findings: Findings) -> LogState:

@@ -18,7 +18,7 @@ from holdfast_server.repository.log_state import LogState
 from holdfast_server.repository.repository import Repository
 from holdfast_server.repository.runs import Run
 from holdfast_server.repository.slots import MAX_SLOT, Slot
-from holdfast_server.repository.snapshots import Snapshot, read_run_end
+from holdfast_server.repository.snapshots import Snapshot, Tombstone, read_run_end
 from holdfast_server.storage.objects import ObjectMissing, ObjectStore
 
 __all__ = ["check_config", "check_log", "check_runs", "check_slots", "check_snapshot_object"]
@@ -82,8 +82,10 @@ def check_runs(store: ObjectStore, keys: IndexKeys, findings: Findings) -> None:
         findings.report.objects += 1
 
 
-def check_snapshot_object(store: ObjectStore, keys: IndexKeys, run_id: str, findings: Findings) -> Snapshot | None:
-    """The snapshot of a run; None when it is damaged, which is told, or when there is none."""
+def check_snapshot_object(
+    store: ObjectStore, keys: IndexKeys, run_id: str, findings: Findings
+) -> Snapshot | Tombstone | None:
+    """How a run ended; None when its object is damaged, which is told, or is not there."""
     name = snapshot_name(run_id)
     try:
         end = read_run_end(store, keys, run_id)
@@ -92,10 +94,9 @@ def check_snapshot_object(store: ObjectStore, keys: IndexKeys, run_id: str, find
         findings.error(name, error)
         findings.backup(run_id).whole = True
         return None
-    if end is None:
-        return None
-    findings.report.objects += 1
-    return end if isinstance(end, Snapshot) else None
+    if end is not None:
+        findings.report.objects += 1
+    return end
 
 
 def check_log(store: ObjectStore, keys: IndexKeys, known: Mapping[bytes, LogHead], findings: Findings) -> LogState:

@@ -17,6 +17,7 @@ from holdfast_server.repository.keys import RepositoryKeys, WriterKey
 from holdfast_server.repository.lists import ListWriter
 from holdfast_server.repository.log import LogHead, LogReader, LogWriter
 from holdfast_server.repository.sessions import remove_snapshots
+from holdfast_server.repository.snapshots import Tombstone, end_run_as
 from holdfast_server.storage.objects import MemoryObjects
 from tests.small_repository import NOW, Seen, SmallRepository, check
 
@@ -186,6 +187,40 @@ def test_another_history_of_a_writer_is_found(made: SmallRepository) -> None:
     report = check(made, CheckLevel.STRUCTURE)
     assert name in {one.object for one in report.damaged}
     assert "next one follows" in report.damaged[0].detail
+
+
+def test_a_tombstone_takes_no_snapshots_place(made: SmallRepository) -> None:
+    """Made by who was not shown the snapshot, when it took the run for dead."""
+    run_id = made.made[0].snapshot.run_id
+    name = snapshot_name(run_id)
+    blind = MemoryObjects(made.store.contents())
+    blind.delete(name)
+    assert end_run_as(blind, made.index_keys, Tombstone(run_id))
+    made.store.put(name, [blind.get(name)])
+    report = check(made, CheckLevel.STRUCTURE)
+    assert [one.object for one in report.damaged] == [name]
+    assert [(one.run_id, one.whole) for one in report.backups_damaged] == [(run_id, True)]
+    # That of a run that never committed is as it must be, and so is one in the place of what was removed.
+    assert end_run_as(made.store, made.index_keys, Tombstone("5b4d6824-e52f-464a-bfdc-374b310cf7ff"))
+    made.log(Removed((run_id,)))
+    assert check(made, CheckLevel.STRUCTURE).ok
+
+
+def test_a_removed_snapshot_that_came_back_needs_nothing(made: SmallRepository) -> None:
+    """A deletion may be undone by a crash, or by the store; meanwhile the packs have gone."""
+    removed = made.made[0]
+    name, packs = snapshot_name(removed.snapshot.run_id), list(made.packs.values())
+    content = made.store.get(name)
+    made.add({b"other": [b"of another snapshot"]})
+    made.remove(removed)
+    made.log(Condemned(tuple(record.pack_id for record in packs)))
+    for record in packs:
+        made.store.delete(record.name)
+    for back in (content, b"noise" * 50):
+        made.store.put(name, [back])
+        report = check(made, CheckLevel.READ_DATA)
+        assert (report.backups, report.backups_damaged) == (1, [])
+        assert [one.object for one in report.damaged] == [name] * (back != content)
 
 
 def test_what_a_snapshot_lost_matters_to_nobody_once_it_is_removed(made: SmallRepository) -> None:
