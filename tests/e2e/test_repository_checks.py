@@ -175,6 +175,19 @@ def test_a_lost_config_is_found_and_hides_nothing(server: Server, tmp_path: Path
     assert task.check_repository_result.damaged_count == 2
 
 
+def test_an_older_state_that_was_put_back_is_told_as_such(server: Server, tmp_path: Path) -> None:
+    made = Checked(server, tmp_path, "older", backups=1)
+    older = {path.relative_to(made.folder): path for path in made.folder.rglob("*")}
+    lost = made.back_up()
+    for path in made.folder.rglob("*"):
+        if path.is_file() and path.relative_to(made.folder) not in older:
+            path.unlink()
+    task = made.check(STRUCTURE)
+    assert (task.state, task.error.reason) == (task_pb2.TASK_STATE_FAILED, "REPOSITORY_ROLLED_BACK")
+    assert [one.backup_id for one in task.check_repository_result.damaged_backups] == [lost]
+    assert {name.split("/")[0] for name in task.check_repository_result.damaged_objects} == {"log", "snapshots"}
+
+
 def test_one_snapshot_is_verified(server: Server, tmp_path: Path) -> None:
     made = Checked(server, tmp_path, "single", backups=1)
     for level in (STRUCTURE, CHECKSUM, READ_DATA):

@@ -189,8 +189,8 @@ class RepositoryServiceServicer(object):
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD; NOT_FOUND/REPOSITORY_NOT_FOUND; ALREADY_EXISTS/REQUEST_ID_REUSED;
         FAILED_PRECONDITION/KEY_REQUIRED (READ_DATA and RESTORE_DRILL while sealed). In the task: KEY_WRONG,
-        REPOSITORY_REPLACED; UNAVAILABLE/STORAGE_UNREACHABLE; DATA_LOSS/CHECKSUM_MISMATCH with what is damaged or was rolled
-        back.
+        REPOSITORY_REPLACED; UNAVAILABLE/STORAGE_UNREACHABLE; DATA_LOSS/CHECKSUM_MISMATCH with what is damaged, or
+        REPOSITORY_ROLLED_BACK when the log lacks entries that were there before; both name all that was found.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from holdfast_server.errors import DataLoss, FailedPrecondition, Unavailable
@@ -111,7 +111,7 @@ def check_log(store: ObjectStore, keys: IndexKeys, known: Mapping[bytes, LogHead
         check.chain(writer, sequences)
     for writer, head in known.items():
         check.tell(writer, head, "it was there before")
-    check.compare()
+    check.compare(listed)
     return check.state
 
 
@@ -122,31 +122,41 @@ class _LogCheck:
         self._findings = findings
         self.state = LogState()
         self._superseded: dict[bytes, int] = {}
-        #: The hash of each entry that opened, by writer and sequence, and the newest sequence of each writer.
+        #: The hash of each entry that opened, or that the next one names, by writer and sequence.
         self._hashes: dict[tuple[bytes, int], bytes] = {}
+        #: The newest entry of each writer that opened.
         self._newest: dict[bytes, int] = {}
-        #: Entries that others tell of.
-        self._told: dict[tuple[bytes, int], tuple[bytes, str]] = {}
+        #: Entries that others tell of: by writer and sequence each hash that is told, and by whom.
+        self._told: dict[tuple[bytes, int], dict[bytes, str]] = {}
         #: What is wrong with an entry, unless it turns out not to be needed.
         self._broken: dict[tuple[bytes, int], str] = {}
 
     def chain(self, writer: bytes, sequences: set[int]) -> None:
         """Check the entries of one writer from the newest down to the one that needs none before it."""
-        self._newest[writer] = newest = max(sequences)
         after: LogEntry | None = None
         needed = True
-        for sequence in range(newest, 0, -1):
-            if sequence not in sequences:
-                if not needed:
-                    break
-                self._broken[writer, sequence] = "it is gone, and later entries of its writer follow"
+        above = 0
+        for sequence in (*sorted(sequences, reverse=True), 0):
+            # Only one that opened proves that there were others before it: anybody can make up a name.
+            if needed and writer in self._newest and above - sequence > 1:
+                self._tell_gap(writer, above - 1, sequence)
                 after = None
-                continue
+            above = sequence
+            if not sequence:
+                break
             entry = self._entry(writer, sequence, needed=needed)
-            if entry is not None and after is not None and after.previous != entry.hash and needed:
-                self._broken[writer, sequence] = "it is not the entry that the next one follows"
+            if entry is not None:
+                self._newest.setdefault(writer, sequence)
+                if after is not None and after.previous != entry.hash and needed:
+                    self._broken[writer, sequence] = "it is not the entry that the next one follows"
+                if entry.previous is not None:
+                    self._hashes[writer, sequence - 1] = entry.previous
             after = entry
             needed = needed and not (entry is not None and entry.is_checkpoint)
+
+    def _tell_gap(self, writer: bytes, newest: int, before: int) -> None:
+        for sequence in range(newest, before, -1):
+            self._broken[writer, sequence] = "it is gone, and later entries of its writer follow"
 
     def _entry(self, writer: bytes, sequence: int, *, needed: bool) -> LogEntry | None:
         name = log_name(writer, sequence)
@@ -177,18 +187,28 @@ class _LogCheck:
 
     def tell(self, writer: bytes, head: LogHead, who: str) -> None:
         """There must be such an entry, or a later one."""
-        self._told[writer, head.sequence] = head.hash, who
+        self._told.setdefault((writer, head.sequence), {})[head.hash] = who
 
-    def compare(self) -> None:
+    def compare(self, listed: Mapping[bytes, Collection[int]]) -> None:
+        """Tell what is broken, and what others tell of and is not there; `listed` are the sequences in the store, by
+        writer."""
+        cut = {writer for writer in {writer for writer, _ in self._broken} if self._is_cut(writer)}
         for (writer, sequence), detail in self._broken.items():
-            if sequence > self._superseded.get(writer, 0) and not self._is_cut(writer):
+            if sequence > self._superseded.get(writer, 0) and writer not in cut:
                 self._findings.damage(log_name(writer, sequence), detail)
-        for (writer, sequence), (digest, who) in self._told.items():
+        for (writer, sequence), told in self._told.items():
+            if sequence <= self._superseded.get(writer, 0):
+                continue
             name, found = log_name(writer, sequence), self._hashes.get((writer, sequence))
-            if sequence > self._newest.get(writer, 0):
-                self._findings.damage(name, f"it is gone, and all that its writer wrote later; {who}")
-            elif found is not None and found != digest:
-                self._findings.damage(name, f"it is another entry than the one that was there; {who}")
+            for digest, who in told.items():
+                if sequence > self._newest.get(writer, 0) and sequence not in listed.get(writer, ()):
+                    detail = f"it is gone, and all that its writer wrote later; {who}"
+                elif found is not None and found != digest:
+                    detail = f"it is another entry than the one that was there; {who}"
+                else:
+                    continue
+                self._findings.damage(name, detail)
+                self._findings.report.rolled_back = True
 
     def _is_cut(self, writer: bytes) -> bool:
         """Whether a checkpoint was written since the chain was read, so that what lay before it may be gone."""
@@ -196,7 +216,7 @@ class _LogCheck:
             log = self._reader.read()
         except DataLoss:
             return False
-        return bool(log.entries.get(writer)) and log.vector[writer].sequence > self._newest[writer]
+        return bool(log.entries.get(writer)) and log.vector[writer].sequence > self._newest.get(writer, 0)
 
     def _is_there(self, name: str) -> bool:
         try:

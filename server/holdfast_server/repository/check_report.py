@@ -75,7 +75,8 @@ class CheckReport:
 
     `percent` is the share of the packs' bytes that was read (0 at STRUCTURE), `bytes` what was read of the store in
     all, `files` those of which all content was read. `packs` and `chunks` were looked up at STRUCTURE, read above.
-    `cursor` is to be given to the next check of a part.
+    `cursor` is to be given to the next check of a part. `rolled_back`: the log lacks entries that were seen before, or
+    that others tell of, and all that came behind them, or has others in their place; they are among `damaged`.
     """
 
     level: CheckLevel
@@ -87,6 +88,7 @@ class CheckReport:
     files: int = 0
     bytes: int = 0
     cursor: str = ""
+    rolled_back: bool = False
     damaged: list[Damage] = field(default_factory=list)
     backups_damaged: list[BackupDamage] = field(default_factory=list)
 

@@ -71,7 +71,7 @@ def damage_record(damage: BackupDamage, files: int | None, watch: TaskWatch) -> 
 
 
 def damage_error(what: str, report: CheckReport, metadata: Mapping[str, str]) -> DataLoss:
-    """The error for a check that found something."""
+    """The error for a check that found something; which objects, by class and name, is in its metadata."""
     found = []
     if report.damaged:
         named = report.damaged[0].object
@@ -89,6 +89,7 @@ def damage_error(what: str, report: CheckReport, metadata: Mapping[str, str]) ->
         "damaged_backups": str(len(report.backups_damaged)),
         "objects": " ".join(one.object for one in report.damaged[:10]),
     }
-    return DataLoss(
-        Reason.CHECKSUM_MISMATCH, f"{what} is damaged: {'; '.join(found)}", metadata={**metadata, **numbers}
-    )
+    reason, how = Reason.CHECKSUM_MISMATCH, "is damaged"
+    if report.rolled_back:
+        reason, how = Reason.REPOSITORY_ROLLED_BACK, "was rolled back: its log lacks entries that were seen before"
+    return DataLoss(reason, f"{what} {how}: {'; '.join(found)}", metadata={**metadata, **numbers})

@@ -16,6 +16,7 @@ from holdfast_server.repository.index import write_index
 from holdfast_server.repository.keys import RepositoryKeys, WriterKey
 from holdfast_server.repository.lists import ListWriter
 from holdfast_server.repository.log import LogHead, LogReader, LogWriter
+from holdfast_server.repository.log_state import cut_log
 from holdfast_server.repository.sessions import remove_snapshots
 from holdfast_server.repository.snapshots import Tombstone, end_run_as
 from holdfast_server.storage.objects import MemoryObjects
@@ -158,6 +159,7 @@ def test_the_log_has_no_gap_and_does_not_go_back(made: SmallRepository) -> None:
         store.delete(log_name(writer, sequence))
         report = check_repository(store, made.keys, CheckLevel.STRUCTURE, now=lambda: NOW, known_log=seen)
         assert [one.object for one in report.damaged] == [log_name(writer, sequence)]
+        assert report.rolled_back == (sequence == 4)
         # The newest alone is missed only by who has seen it.
         assert check(made, CheckLevel.STRUCTURE, store).ok == (sequence == 4)
     other = {writer: LogHead(2, b"\0" * 32)}
@@ -221,6 +223,45 @@ def test_a_removed_snapshot_that_came_back_needs_nothing(made: SmallRepository) 
         report = check(made, CheckLevel.READ_DATA)
         assert (report.backups, report.backups_damaged) == (1, [])
         assert [one.object for one in report.damaged] == [name] * (back != content)
+
+
+def test_names_that_anybody_can_make_up_prove_no_gap(made: SmallRepository) -> None:
+    writer = made.keys.writer.writer_id
+    seen = LogReader(made.store, made.index_keys).heads()
+    made_up = [log_name(writer, 10**16 - 1), log_name(b"w" * 16, 10**16 - 1)]
+    for name in made_up:
+        made.store.put(name, [b"noise" * 50])
+    report = check_repository(made.store, made.keys, CheckLevel.STRUCTURE, now=lambda: NOW, known_log=seen)
+    assert {one.object for one in report.damaged} == set(made_up)
+    assert not report.rolled_back
+    # Nor do they hide that the newest entry is gone.
+    made.store.delete(log_name(writer, 1))
+    report = check_repository(made.store, made.keys, CheckLevel.STRUCTURE, now=lambda: NOW, known_log=seen)
+    assert {one.object for one in report.damaged} == {*made_up, log_name(writer, 1)}
+    assert report.rolled_back
+
+
+def test_an_entry_is_compared_with_all_that_tell_of_it(made: SmallRepository) -> None:
+    """Two have seen different entries of one number: one of them was shown another history."""
+    writer = made.keys.writer.writer_id
+    seen = LogReader(made.store, made.index_keys).heads()
+    LogWriter(made.store, made.index_keys, WriterKey.generate(), {writer: LogHead(1, b"\0" * 32)}).append([], NOW)
+    for known in (None, seen):
+        report = check_repository(made.store, made.keys, CheckLevel.STRUCTURE, now=lambda: NOW, known_log=known)
+        assert [one.object for one in report.damaged] == [log_name(writer, 1)]
+        assert report.rolled_back
+
+
+def test_an_entry_that_was_cut_off_is_still_known_by_the_next_one(made: SmallRepository) -> None:
+    for _ in range(2):
+        made.add(FILES)
+    assert cut_log(made.repository, NOW)
+    entry = LogReader(made.store, made.index_keys).entry(made.keys.writer.writer_id, 4)
+    assert entry.previous is not None
+    for previous, rolled_back in ((entry.previous, False), (b"\0" * 32, True)):
+        known = {entry.writer_id: LogHead(3, previous)}
+        report = check_repository(made.store, made.keys, CheckLevel.STRUCTURE, now=lambda: NOW, known_log=known)
+        assert (report.ok, report.rolled_back) == (not rolled_back, rolled_back)
 
 
 def test_what_a_snapshot_lost_matters_to_nobody_once_it_is_removed(made: SmallRepository) -> None:

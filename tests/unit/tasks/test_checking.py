@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from holdfast_server.errors import Reason
 from holdfast_server.repository import BackupDamage, CheckLevel, CheckReport, Damage
 from holdfast_server.tasks.checking import damage_error
 
@@ -24,4 +25,16 @@ def test_damage_is_counted_in_words(objects: int, backups: int, said: str) -> No
     )
     error = damage_error("repository vault", report, {"repository_id": "vault"})
     assert error.message == f"repository vault is damaged: {said}"
+    assert error.reason is Reason.CHECKSUM_MISMATCH
     assert error.metadata["damaged_objects"] == str(objects)
+
+
+def test_what_was_rolled_back_is_said_so() -> None:
+    report = CheckReport(CheckLevel.STRUCTURE, rolled_back=True, damaged=[Damage("log/0/1", "it is gone")])
+    error = damage_error("repository vault", report, {"repository_id": "vault"})
+    assert error.reason is Reason.REPOSITORY_ROLLED_BACK
+    assert "rolled back" in error.message
+    assert "log/0/1" in error.message
+    assert error.metadata == {
+        "repository_id": "vault", "damaged_objects": "1", "damaged_backups": "0", "objects": "log/0/1"
+    }  # fmt: skip
