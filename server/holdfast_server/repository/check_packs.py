@@ -17,7 +17,7 @@ from holdfast_server.repository.chunks import ChunkIndex
 from holdfast_server.repository.content_keys import ContentKeys
 from holdfast_server.repository.crypto import IndexKeys, Segment
 from holdfast_server.repository.fetching import open_body
-from holdfast_server.repository.format import pack_name
+from holdfast_server.repository.format import PACK_MAX, pack_name
 from holdfast_server.repository.index import list_packs, read_index
 from holdfast_server.repository.packs import (
     ChunkRecord,
@@ -120,7 +120,7 @@ class PackCheck:
         total = 0
         for pack_id in packs:
             try:
-                body = self._store.get(pack_name(pack_id))
+                body = self._store.get(pack_name(pack_id), 0, PACK_MAX + 1)
             except ObjectMissing:
                 self._gone(pack_id, "it is gone")
                 continue
