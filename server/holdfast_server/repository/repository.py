@@ -30,12 +30,13 @@ from holdfast_server.repository.config import (
 )
 from holdfast_server.repository.content_keys import KEY, ContentKeys
 from holdfast_server.repository.crypto import UUID, IndexKeys
-from holdfast_server.repository.format import CONFIG_NAME, damaged
+from holdfast_server.repository.format import CONFIG_NAME, damaged, is_object_id
 from holdfast_server.repository.json_object import is_run_id
 from holdfast_server.repository.keys import RepositoryKeys, WriterKey
 from holdfast_server.repository.log import LogReader, LogVector
 from holdfast_server.repository.receipt import Receipt
 from holdfast_server.repository.slots import (
+    MAX_COST,
     MAX_SLOT,
     NewSlot,
     OpenedSlot,
@@ -60,8 +61,6 @@ __all__ = [
 
 MAX_NEW_SLOTS: Final = 16
 _SLOTS = "keys/"
-#: What costs least to try comes first: a passphrase takes up to seconds for each slot.
-_COST = {SlotKind.RECOVERY: 0, SlotKind.KEY_FILE: 1, SlotKind.PASSPHRASE: 2}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -173,9 +172,9 @@ class Repository:
             raise _replaced(store)
         return cls(store, keys, config, found)
 
-    def slots(self, on_damage: Callable[[DataLoss], None] | None = None) -> list[SlotInfo]:
-        """The key slots, oldest first. Raises DataLoss/CHECKSUM_MISMATCH for a damaged one, or tells `on_damage` of it
-        and goes on."""
+    def slots(self, on_damage: Callable[[DataLoss | FailedPrecondition], None] | None = None) -> list[SlotInfo]:
+        """The key slots, oldest first. Raises DataLoss/CHECKSUM_MISMATCH for a damaged one, and
+        FailedPrecondition/FORMAT_UNSUPPORTED for one of another version; or tells `on_damage` of it and goes on."""
         tell, infos = on_damage or _raise, []
         for slot in _slots(self.store, self.config.uuid, tell):
             try:
@@ -188,10 +187,10 @@ class Repository:
         """The content keys by a passphrase, the content of a key file or a recovery key. Each slot of a passphrase
         takes 0.2 s, or what it states.
 
-        Raises FailedPrecondition/KEY_WRONG when no slot takes it, DataLoss/CHECKSUM_MISMATCH when one is damaged that
-        might have.
+        Raises FailedPrecondition/KEY_WRONG when no slot takes it; DataLoss/CHECKSUM_MISMATCH, or
+        FailedPrecondition/FORMAT_UNSUPPORTED, when one is damaged or of another version that might have.
         """
-        return self._checked(*_open_slot(self.store, self.config.uuid, secret))
+        return self._checked(*_open_slot(self.store, self.config.uuid, secret, self.index_keys))
 
     def _checked(self, slot: Slot, opened: OpenedSlot) -> ContentKeys:
         if not hmac.compare_digest(opened.index_key, self.keys.index_key):
@@ -289,14 +288,18 @@ def _stored_config(store: ObjectStore) -> bytes:
         ) from None
 
 
-def _slots(store: ObjectStore, uuid: bytes, on_damage: Callable[[DataLoss], None]) -> Iterator[Slot]:
+def _slots(
+    store: ObjectStore, uuid: bytes, on_damage: Callable[[DataLoss | FailedPrecondition], None]
+) -> Iterator[Slot]:
     """The key slots of the repository `uuid`. Nothing is derived for another's, or with parameters out of bounds."""
     for info in sorted(store.list(_SLOTS)):
+        if not is_object_id(info.name.removeprefix(_SLOTS)):
+            continue
         try:
             slot = Slot(info.name, store.get(info.name, 0, MAX_SLOT + 1))
         except ObjectMissing:
             continue
-        except DataLoss as error:
+        except (DataLoss, FailedPrecondition) as error:
             on_damage(error)
             continue
         # A creation that was interrupted leaves slots of a repository that never was.
@@ -304,10 +307,18 @@ def _slots(store: ObjectStore, uuid: bytes, on_damage: Callable[[DataLoss], None
             yield slot
 
 
-def _open_slot(store: ObjectStore, uuid: bytes, secret: str) -> tuple[Slot, OpenedSlot]:
-    broken: list[DataLoss] = []
-    for slot in sorted(_slots(store, uuid, broken.append), key=lambda slot: _COST[slot.kind]):
+def _open_slot(store: ObjectStore, uuid: bytes, secret: str, keys: IndexKeys | None = None) -> tuple[Slot, OpenedSlot]:
+    """Who has the store alone can make slots, as many and as costly as it likes: with `keys` those are passed over, and
+    without them what costs least is tried first, and no more is spent than one slot may ask for."""
+    broken: list[DataLoss | FailedPrecondition] = []
+    left = MAX_COST
+    for slot in sorted(_slots(store, uuid, broken.append), key=lambda slot: slot.cost):
+        left -= slot.cost
         try:
+            if keys is not None:
+                slot.info(keys)
+            elif left < 0:
+                raise damaged(slot.name, "there are more key slots than can be tried: take away those that nobody made")
             opened = slot.open(secret)
         except DataLoss as error:
             broken.append(error)
@@ -357,5 +368,5 @@ def _replaced(store: ObjectStore) -> FailedPrecondition:
     )
 
 
-def _raise(error: DataLoss) -> NoReturn:
+def _raise(error: DataLoss | FailedPrecondition) -> NoReturn:
     raise error

@@ -35,12 +35,24 @@ from holdfast_server.repository.crypto import UUID, IndexKeys, hkdf
 from holdfast_server.repository.format import FORMAT_VERSION, MESSAGE_TAG, PRIVATE_KEY, PUBLIC_KEY, damaged, slot_name
 from holdfast_server.repository.json_object import JsonObject, Malformed, damage_of, to_base64, to_json
 
-__all__ = ["MAX_SLOT", "NewSlot", "OpenedSlot", "Slot", "SlotInfo", "SlotKind", "make_slot", "recovery_secret"]
+__all__ = [
+    "MAX_COST",
+    "MAX_SLOT",
+    "NewSlot",
+    "OpenedSlot",
+    "Slot",
+    "SlotInfo",
+    "SlotKind",
+    "make_slot",
+    "recovery_secret",
+]
 
 MAGIC: Final = b"HFKEYSLT"
 HEAD = struct.Struct("<8sHHI")
 HEADER_MAX: Final = 1 << 20
 WRAPPED: Final = KEY + PRIVATE_KEY + MESSAGE_TAG
+#: What a slot may make whoever tries it spend: KiB of memory, times passes over it.
+MAX_COST: Final = MAX_MEMORY_KIB * MAX_PASSES
 MAX_SLOT: Final = HEAD.size + HEADER_MAX + WRAPPED + KEY
 
 CONTEXT_CONTENT_KEY: Final = b"holdfast repository 1 content key"
@@ -228,6 +240,11 @@ class Slot:
             key.integer("epoch", 1, 0xFFFF_FFFF): key.base64("sealed", PRIVATE_KEY + HPKE_OVERHEAD)
             for key in values.children("content")
         }
+
+    @property
+    def cost(self) -> int:
+        """What it costs to try a secret: KiB of memory, times passes; 0 where that is next to nothing."""
+        return self._parameters.memory_kib * self._parameters.passes if self._parameters else 0
 
     def info(self, keys: IndexKeys) -> SlotInfo:
         """What may be told of it. Raises DataLoss/CHECKSUM_MISMATCH when its label is not of this repository."""

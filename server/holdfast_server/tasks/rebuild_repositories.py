@@ -217,7 +217,7 @@ class RepositoriesRebuild:
         self._note(FindingKind.FOUND, place.location, f"repository {row.repository_id}{sealed}")
 
     def _repository_row(self, opened: OpenRepository, place: KeptPlace, history: History) -> RepositoryRow:
-        def damaged_slot(error: DataLoss) -> None:
+        def damaged_slot(error: DataLoss | FailedPrecondition) -> None:
             self._note(FindingKind.SKIPPED, _object(place.location, "keys"), error.message)
 
         config, slots = opened.repository.config, opened.repository.slots(damaged_slot)

@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from holdfast_server.errors import Reason, Unavailable
 from holdfast_server.key_derivation import KeyParameters
-from holdfast_server.repository import NewSlot, SlotKind, create_repository, open_from_slots
+from holdfast_server.repository import NewSlot, SlotKind, create_repository, open_from_slots, repository
 from holdfast_server.repository.config import fingerprint_of
 from holdfast_server.repository.crypto import IndexKeys
 from holdfast_server.repository.repository import Created
@@ -126,6 +126,27 @@ def test_hostile_parameters_are_refused_before_a_key_is_derived(
     assert name in refused(lambda: open_from_slots(store, PASSPHRASE)).message
     assert open_from_slots(store, FILE).keys.index_key == made.keys.index_key, "the other slots still open"
     assert derived == []
+
+
+def test_no_more_is_spent_than_one_slot_may_ask_for(
+    derived: list[KeyParameters], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has the store alone can make any number of slots; nothing proves one before its secret does."""
+    store = MemoryObjects()
+    made = created(store, slots=SLOTS[:1])
+    own = made.slots[0].slot_id
+    content = store.get(f"keys/{own}")
+    for number in range(50):
+        slot_id = f"{number:032x}"
+        copy = content[:-32].replace(own.encode(), slot_id.encode()).replace(b'"passes":1', b'"passes":8')
+        store.put(f"keys/{slot_id}", [copy + blake3(copy).digest()])
+    monkeypatch.setattr(repository, "MAX_COST", 64 * 16)
+    derived.clear()
+    assert open_from_slots(store, PASSPHRASE).keys.index_key == made.keys.index_key
+    assert [one.passes for one in derived] == [1]
+    derived.clear()
+    refused(lambda: open_from_slots(store, "a wrong passphrase"))
+    assert [one.passes for one in derived] == [1, 8]
 
 
 def test_a_config_that_the_key_did_not_write_is_refused() -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from holdfast_server.errors import (
     AlreadyExists,
@@ -237,6 +238,52 @@ def test_a_slot_of_another_repository_is_none_of_this_one() -> None:
     assert repository.slots() == made.slots
     assert made.keys.content is not None
     assert repository.unlock(PASSPHRASE).to_text() == made.keys.content.to_text()
+
+
+def test_nothing_is_spent_on_slots_that_anybody_can_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has the store alone can alter the slots that there are, and make more of them; each may ask for seconds."""
+    store = MemoryObjects()
+    made = created(store)
+    repository = opened(store, made)
+    (own,) = [slot for slot in made.slots if slot.kind is SlotKind.PASSPHRASE]
+    content = store.get(f"keys/{own.slot_id}")
+    for number in range(20):
+        name = f"keys/{number:032x}"
+        store.put(name, [rehashed(content.replace(own.slot_id.encode(), name[5:].encode()))])
+    spent = []
+    derive = KeyParameters.derive
+
+    def counted(parameters: KeyParameters, password: bytes) -> bytes:
+        spent.append(parameters)
+        return derive(parameters, password)
+
+    monkeypatch.setattr(KeyParameters, "derive", counted)
+    assert made.keys.content is not None
+    assert repository.unlock(PASSPHRASE).to_text() == made.keys.content.to_text()
+    assert len(spent) == 1
+    refused(lambda: repository.unlock("a wrong passphrase"))
+    assert len(spent) == 2
+
+
+def test_a_slot_that_cannot_be_read_keeps_none_of_the_others_shut() -> None:
+    store = MemoryObjects()
+    made = created(store)
+    repository = opened(store, made)
+    content = store.get(f"keys/{made.slots[0].slot_id}")
+    newer = f"keys/{0:032x}"
+    store.put(newer, [rehashed(content[:8] + b"\2\0" + content[10:])])
+    store.put("keys/no-slot", [b"no slot"])
+    assert made.recovery_key is not None
+    for secret in (PASSPHRASE, FILE, made.recovery_key):
+        assert repository.unlock(secret).epochs == (1,)
+    assert newer in refused(lambda: repository.unlock("a wrong passphrase"), Reason.FORMAT_UNSUPPORTED).message
+    refused(repository.slots, Reason.FORMAT_UNSUPPORTED)
+    store.delete(newer)
+    assert len(repository.slots()) == 3
+
+
+def rehashed(content: bytes) -> bytes:
+    return content[:-32] + blake3(content[:-32]).digest()
 
 
 def test_snapshots_are_listed_without_tombstones() -> None:
