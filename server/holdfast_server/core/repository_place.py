@@ -208,7 +208,7 @@ def look_at_place(place: RepositoryPlace, seen: LogHeads, now_us: int, count: bo
     """
     with open_place(place) as opened:
         receipt = opened.repository.receipt(now_us)
-        _require_newest(place, receipt.vector, seen)
+        _require_newest(opened, receipt.vector, seen)
         return PlaceLook(
             receipt=SignedReceipt(
                 time_us=receipt.time_us,
@@ -222,9 +222,9 @@ def look_at_place(place: RepositoryPlace, seen: LogHeads, now_us: int, count: bo
 
 def require_newest(opened: OpenRepository, seen: LogHeads) -> None:
     """Raises DataLoss/REPOSITORY_ROLLED_BACK when the log lacks an entry that was seen before: what is written now
-    would begin another history. Reads one entry of each writer, and raises DataLoss/CHECKSUM_MISMATCH for a damaged
-    one."""
-    _require_newest(opened.place, opened.repository.log_heads(), seen)
+    would begin another history. Reads one entry of each writer, two where there are newer ones, and raises
+    DataLoss/CHECKSUM_MISMATCH for a damaged one."""
+    _require_newest(opened, opened.repository.log_heads(), seen)
 
 
 def heads_of(opened: OpenRepository) -> dict[str, list[Any]]:
@@ -267,12 +267,12 @@ def _counts_in_time(opened: OpenRepository) -> dict[str, int] | None:
         return None
 
 
-def _require_newest(place: RepositoryPlace, vector: LogVector, seen: LogHeads) -> None:
+def _require_newest(opened: OpenRepository, vector: LogVector, seen: LogHeads) -> None:
     known = LogVector(
         {bytes.fromhex(writer): LogHead(number, bytes.fromhex(hash_)) for writer, (number, hash_) in seen.items()}
     )
-    if behind := vector.behind(known):
-        raise _rolled_back(place, behind[0].hex(), known[behind[0]].sequence)
+    if behind := opened.repository.lacks(known, vector):
+        raise _rolled_back(opened.place, behind[0].hex(), known[behind[0]].sequence)
 
 
 def _rolled_back(place: RepositoryPlace, writer_id: str, sequence: int) -> DataLoss:

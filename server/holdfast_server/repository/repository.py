@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
+from blake3 import blake3
+
 from holdfast_server.errors import (
     AlreadyExists,
     DataLoss,
@@ -30,10 +32,10 @@ from holdfast_server.repository.config import (
 )
 from holdfast_server.repository.content_keys import KEY, ContentKeys
 from holdfast_server.repository.crypto import UUID, IndexKeys
-from holdfast_server.repository.format import CONFIG_NAME, damaged, is_object_id
+from holdfast_server.repository.format import CONFIG_NAME, SEALED_OBJECT_MAX, damaged, is_object_id, log_name
 from holdfast_server.repository.json_object import is_run_id
 from holdfast_server.repository.keys import RepositoryKeys, WriterKey
-from holdfast_server.repository.log import LogReader, LogVector
+from holdfast_server.repository.log import LogHead, LogReader, LogVector
 from holdfast_server.repository.receipt import Receipt
 from holdfast_server.repository.slots import (
     MAX_COST,
@@ -230,6 +232,34 @@ class Repository:
     def log_heads(self) -> LogVector:
         """The newest entry of each writer's log. Raises DataLoss/CHECKSUM_MISMATCH."""
         return LogReader(self.store, self.index_keys).heads()
+
+    def lacks(self, known: Mapping[bytes, LogHead], heads: LogVector) -> list[bytes]:
+        """The writers of whom the log lacks an entry that was seen before, or has another one in its place.
+
+        `known` are the newest entries ever seen, `heads` those that were read now. When it names any, the store was
+        rolled back, or shows another history that began behind an older state. Raises DataLoss/CHECKSUM_MISMATCH for a
+        damaged entry.
+        """
+        behind = heads.behind(known)
+        for writer, head in known.items():
+            newest = heads.get(writer)
+            if newest is not None and head.sequence < newest.sequence and self._is_other(writer, head):
+                behind.append(writer)
+        return behind
+
+    def _is_other(self, writer: bytes, head: LogHead) -> bool:
+        """Whether a writer has another entry than the one that was seen; what lies before a checkpoint may be gone."""
+        try:
+            content = self.store.get(log_name(writer, head.sequence), 0, SEALED_OBJECT_MAX + 1)
+        except ObjectMissing:
+            return False
+        if blake3(content).digest() == head.hash:
+            return False
+        reader = LogReader(self.store, self.index_keys)
+        if head.sequence <= reader.salvage().vector.superseded.get(writer, 0):
+            return False  # nobody can read it, and nobody needs it any more
+        reader.entry(writer, head.sequence)
+        return True
 
     def statistics(self) -> RepositoryCounts:
         """Count the objects by a listing, and the content by the snapshots. Raises as `snapshot`."""

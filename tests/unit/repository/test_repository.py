@@ -25,7 +25,8 @@ from holdfast_server.key_derivation import KeyParameters
 from holdfast_server.repository import NewSlot, Repository, RepositoryKeys, SlotKind, create_repository
 from holdfast_server.repository.facts import Committed
 from holdfast_server.repository.format import run_name, snapshot_name
-from holdfast_server.repository.log import LogWriter
+from holdfast_server.repository.log import LogReader, LogVector, LogWriter
+from holdfast_server.repository.log_state import cut_log
 from holdfast_server.repository.repository import ClassCount, Created
 from holdfast_server.repository.snapshots import Tombstone, end_run_as
 from holdfast_server.storage.objects import LocalObjects, MemoryObjects, ObjectStore
@@ -284,6 +285,36 @@ def test_a_slot_that_cannot_be_read_keeps_none_of_the_others_shut() -> None:
 
 def rehashed(content: bytes) -> bytes:
     return content[:-32] + blake3(content[:-32]).digest()
+
+
+def test_a_log_that_went_back_or_another_way_is_told() -> None:
+    """Also when it has more entries than were seen before."""
+    store, made = created_open()
+    repository = opened(store, made)
+    writer_id = made.keys.writer.writer_id
+
+    def grow(where: ObjectStore, entries: int) -> LogVector:
+        writer = LogWriter(
+            where, repository.index_keys, made.keys.writer, LogReader(where, repository.index_keys).heads()
+        )
+        for _ in range(entries):
+            writer.append([], NOW)
+        return writer.vector
+
+    grow(store, 1)
+    fork = MemoryObjects(store.contents())
+    known = grow(store, 2)
+    assert repository.lacks(known, repository.log_heads()) == []
+    grow(store, 1)
+    assert repository.lacks(known, repository.log_heads()) == []
+    shown = opened(fork, made)
+    assert shown.lacks(known, shown.log_heads()) == [writer_id]
+    grow(fork, 4)
+    assert shown.log_heads().behind(known) == []
+    assert shown.lacks(known, shown.log_heads()) == [writer_id]
+    # What lies before a checkpoint may be gone.
+    assert cut_log(repository, NOW)
+    assert repository.lacks(known, repository.log_heads()) == []
 
 
 def test_snapshots_are_listed_without_tombstones() -> None:
