@@ -94,6 +94,7 @@ class Backups:
         self.content: ContentKeys = made.keys.content
         self.keys: RepositoryKeys = made.keys
         self.fingerprint = made.fingerprint
+        self.recovery_key = made.recovery_key
 
     def other_node(self, folder: Path) -> Backups:
         """The same repository as another node has it: with a log and caches of its own."""
