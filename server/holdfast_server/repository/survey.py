@@ -10,7 +10,7 @@ from typing import Self
 from holdfast_server.errors import DataLoss
 from holdfast_server.repository.chunks import ChunkIndex
 from holdfast_server.repository.fetching import ChunkSource
-from holdfast_server.repository.format import ChunkFetch, ChunkType, snapshot_name
+from holdfast_server.repository.format import ChunkFetch, ChunkType, damaged, snapshot_name
 from holdfast_server.repository.index import LoadedIndex, load_index
 from holdfast_server.repository.lists import ListRoot, read_list_page
 from holdfast_server.repository.log import Log, LogReader
@@ -104,9 +104,9 @@ class Survey:
     def take(cls, repository: Repository, check: Callable[[], None], *, tolerant: bool = False) -> Self:
         """Read log, index and snapshots, in this order.
 
-        Raises DataLoss/CHECKSUM_MISMATCH, naming the backup, when a snapshot or its list cannot be read: what is needed
-        is unknown then. With `tolerant` such backups are kept in `unknown`. Raises it for a damaged log too, unless
-        `tolerant`, and the store's own errors.
+        Raises DataLoss/CHECKSUM_MISMATCH, naming the backup, when a snapshot or its list cannot be read, or one that
+        was committed is not there: what is needed is unknown then. With `tolerant` such backups are kept in `unknown`.
+        Raises it for a damaged log too, unless `tolerant`, and the store's own errors.
         """
         store, keys = repository.store, repository.index_keys
         reader = LogReader(store, keys)
@@ -119,11 +119,20 @@ class Survey:
         source = ChunkSource(store, keys, None, loaded.chunks, loaded.missing)
         marks = LiveMarks(loaded.chunks, source.fetch, check)
         survey = cls(log, state, loaded, safe, marks.needed, marks.live, marks.dangling, set(), [])
+        found = set()
         for run_id, snapshot in survey._snapshots(repository, check, tolerant=tolerant):
+            found.add(run_id)
             try:
                 marks.add(snapshot.list)
             except DataLoss as error:
                 survey._cannot_tell(run_id, error, tolerant=tolerant)
+        missing = state.committed - state.removed - found - {*survey.unknown}
+        if missing:
+            # Some may have been removed since the log was read.
+            missing -= LogState.of(reader.salvage() if tolerant else reader.read()).removed
+        for run_id in sorted(missing):
+            gone = damaged(snapshot_name(run_id), "it was committed and is gone")
+            survey._cannot_tell(run_id, gone, tolerant=tolerant)
         if survey.unknown:
             survey.needed[:] = b"\1" * len(survey.needed)
         return survey

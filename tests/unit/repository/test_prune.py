@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from holdfast_server.errors import Aborted, DataLoss, Reason
-from holdfast_server.repository import MaintenanceWatch, ReadingRun, RunKind, compact
+from holdfast_server.repository import MaintenanceWatch, ReadingRun, RunKind, bury_run, compact
 from holdfast_server.repository.facts import Condemned, Removed, Swept
+from holdfast_server.repository.format import snapshot_name
 from holdfast_server.repository.index import list_packs
 from holdfast_server.repository.log import LogReader
 from holdfast_server.repository.log_state import LogState
@@ -239,6 +240,30 @@ def test_a_snapshot_that_cannot_be_read_stops_every_removal(backups: Backups, so
         assert copy(backups) == before
     backups.store.put(name, [content])
     assert backups.prune().packs_deleted > 0
+
+
+@pytest.mark.parametrize("buried", [False, True])
+def test_a_committed_snapshot_that_is_gone_stops_every_removal(backups: Backups, source: Path, buried: bool) -> None:
+    """Its storage may be away for a time, or lie: what it needs is not known to be waste."""
+    first, second, before, _ = two_states(backups, source)
+    store, name = backups.store, snapshot_name(first)
+    content = store.get(name)
+    store.delete(name)
+    if buried:
+        assert bury_run(backups.opened(), first) is None
+    packs = list_packs(store)
+    for remove in (backups.prune, backups.compact):
+        with pytest.raises(DataLoss, match=first) as caught:
+            remove()
+        assert caught.value.metadata["backup_id"] == first
+    assert list_packs(store) == packs
+    store.put(name, [content])
+    assert backups.read(first) == before
+    # Given up on purpose it stops nothing.
+    store.delete(name)
+    backups.remove([first])
+    assert backups.prune().packs_deleted > 0
+    assert backups.read(second)
 
 
 def test_a_list_that_cannot_be_read_stops_every_removal(backups: Backups, source: Path) -> None:
