@@ -10,7 +10,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -142,6 +142,16 @@ class History:
         node.keys, node.caches = self.keys, self._folder / f"caches-{next(_numbers)}"
         shutil.copytree(self.node.caches, node.caches)
         return node
+
+    def readable(self, objects: Objects) -> set[str]:
+        """The snapshots that were kept and that objects still hold as they were."""
+        repository = Repository.open(MemoryObjects(objects), self.keys, self.node.fingerprint)
+        found = set()
+        for run_id in self.kept:
+            with suppress(HoldfastError):
+                assert read_snapshots(repository, self.node.content, [run_id])[run_id] == self.truth[run_id]
+                found.add(run_id)
+        return found
 
     def _back_up(self, text: bytes, node: Backups | None = None, store: MemoryObjects | None = None) -> str:
         fill(self.source, text)

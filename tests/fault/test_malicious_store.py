@@ -8,14 +8,25 @@ backup for whole, never fails in an unforeseen way, and never works or reads wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from enum import Enum
 from functools import cache
 
 import pytest
 
-from holdfast_server.errors import Reason
+from holdfast_server.errors import DataLoss, Reason
 from holdfast_server.key_derivation import KeyParameters
-from holdfast_server.repository import CheckLevel, CheckReport, LogVector, Repository, check_repository
+from holdfast_server.repository import (
+    CheckLevel,
+    CheckReport,
+    LogVector,
+    MaintenanceWatch,
+    Repository,
+    check_repository,
+    compact_repository,
+    prune_repository,
+    repair_repository,
+)
 from holdfast_server.repository.format import PACK_MAX, SEALED_OBJECT_MAX
 from holdfast_server.storage.objects import MemoryObjects
 from tests.header_liars import HEADER_LIES
@@ -103,6 +114,8 @@ CASES = [
     for where in ("plain", "sealed")
     for name, kind in PAIRS
 ]
+
+DAY_US = 24 * 3_600_000_000
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +211,42 @@ def assert_answered(history: History, account: Account, answer: Answer, kind: st
         assert {*history.kept} <= account.shown
         assert not account.lost & {*history.kept}
         assert account.made_reads
+
+
+def later() -> int:
+    """All runs are over by then."""
+    return NOW + 2 * DAY_US
+
+
+def prune(repository: Repository) -> object:
+    return prune_repository(repository, now=later, watch=MaintenanceWatch())
+
+
+def compact(repository: Repository) -> object:
+    return compact_repository(repository, now=later, watch=MaintenanceWatch())
+
+
+def repair(repository: Repository) -> object:
+    return repair_repository(repository, now=later, watch=MaintenanceWatch())
+
+
+@pytest.mark.parametrize("work", [prune, *(pytest.param(one, marks=pytest.mark.soak) for one in (compact, repair))])
+@pytest.mark.parametrize(("name", "kind"), [pair for pair in PAIRS if pair[1] not in ("config", "keys")])
+def test_no_lie_lets_anything_be_removed_that_is_needed(
+    histories: Callable[[str], History], name: str, kind: str, work: Callable[[Repository], object]
+) -> None:
+    """What a store hides for a time, and shows again, is whole."""
+    history = histories("plain")
+    told = ALL[name][0](history.seen, kind)
+    store = MemoryObjects(told)
+    repository = Repository.open(store, history.keys, history.node.fingerprint)
+    with suppress(DataLoss):
+        if not repository.lacks(history.vector, repository.log_heads()):
+            work(repository)
+    after = store.contents()
+    made = {one: content for one, content in after.items() if one not in told}
+    healed = {one: content for one, content in (history.seen.now | made).items() if one in after or one not in told}
+    assert history.readable(healed) == {*history.kept}
 
 
 def test_the_truth_is_believed(history: History) -> None:
