@@ -57,15 +57,17 @@ def read_history(repository: Repository, check: Callable[[], None]) -> History:
     present: set[str] = set()
     for run_id in sorted(snapshot_ids(repository.store)):
         check()
-        present.add(run_id)
         if run_id in told.removed:
             continue
         try:
             snapshot = repository.snapshot(run_id)
         except DataLoss as error:
             damaged.append(DamagedSnapshot(run_id, told.names.get(run_id), error))
+            present.add(run_id)
             continue
+        # A tombstone is none: that of a run that committed was made by who was not shown its snapshot.
         if snapshot is not None:
+            present.add(run_id)
             name, locked = told.names.get(run_id, snapshot.name), told.locks.get(run_id, snapshot.locked)
             snapshots.append(replace(snapshot, name=name, locked=locked))
     return History(

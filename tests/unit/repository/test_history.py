@@ -106,6 +106,15 @@ def test_of_a_damaged_log_what_can_be_read_counts() -> None:
     assert damaged in error.message
 
 
+def test_a_tombstone_in_the_place_of_a_snapshot_hides_no_loss() -> None:
+    told = Told()
+    told.log([Committed(RUN)])
+    for run_id in (RUN, OTHER_RUN):
+        assert end_run_as(told.store, told.repository.index_keys, Tombstone(run_id))
+    found = read_history(told.repository, lambda: None)
+    assert (found.snapshots, found.missing) == ([], [RUN])
+
+
 def test_damaged_snapshots_and_missing_entries_are_named() -> None:
     told = Told()
     told.commit()
