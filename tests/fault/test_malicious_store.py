@@ -162,7 +162,7 @@ def assert_bounded(store: Asked, derived: list[KeyParameters]) -> None:
     """However much there is, and whatever it says of itself."""
     assert store.calls < 1_500
     for kind, most in store.most.items():
-        assert kind == "index" or most <= (PACK_MAX if kind == "packs" else SEALED_OBJECT_MAX) + 1
+        assert most <= (PACK_MAX if kind == "packs" else SEALED_OBJECT_MAX) + 1
     # One slot takes a passphrase, and three secrets were tried.
     assert len(derived) <= 3
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from holdfast_server.errors import DataLoss
 from holdfast_server.repository.chunks import ChunkIndex
 from holdfast_server.repository.crypto import IndexKeys
-from holdfast_server.repository.format import index_name, is_object_id
+from holdfast_server.repository.format import SEALED_OBJECT_MAX, index_name, is_object_id
 from holdfast_server.repository.packs import PackRecord, decode_records, encode_records, read_directory
 from holdfast_server.storage.objects import ObjectMissing, ObjectStore
 
@@ -116,7 +116,7 @@ def read_index(
     for name in names:
         check()
         try:
-            sealed = store.get(name)
+            sealed = store.get(name, 0, SEALED_OBJECT_MAX + 1)
         except ObjectMissing:
             continue
         try:
@@ -131,7 +131,7 @@ def read_index_object(store: ObjectStore, keys: IndexKeys, index_id: str) -> lis
     """The records of one index object; none if it is gone or damaged."""
     name = f"index/{index_id}"
     try:
-        return list(decode_records(keys.open(name, store.get(name)), name))
+        return list(decode_records(keys.open(name, store.get(name, 0, SEALED_OBJECT_MAX + 1)), name))
     except (ObjectMissing, DataLoss):
         return []
 

@@ -37,6 +37,8 @@ __all__ = ["Log", "LogEntry", "LogHead", "LogReader", "LogVector", "LogWriter"]
 VERSION: Final = 1
 CONTEXT_LOG: Final = b"holdfast repository 1 log"
 
+#: How often a chain is read anew that is cut while it is read.
+_TRIES: Final = 20
 _LENGTH = struct.Struct("<I")
 _MAX_TIME = (1 << 63) - 1
 _NAME = re.compile(r"log/([0-9a-f]{32})/([0-9]{16})")
@@ -213,14 +215,15 @@ class LogReader:
     ) -> tuple[list[LogEntry], tuple[int, DataLoss] | None]:
         """The entries from the newest back to the one that needs none before it, or to the one that is known; and
         where that failed, how."""
+        tries = _TRIES
         while True:
             chain: list[LogEntry] = []
             try:
                 self._follow(writer, newest, known, chain)
             except DataLoss as error:
                 # A checkpoint may have been written meanwhile, and what lies before it been deleted.
-                now = self._newest().get(writer, 0)
-                if now > newest:
+                now, tries = self._newest().get(writer, 0), tries - 1
+                if now > newest and tries:
                     newest = now
                     continue
                 at = chain[-1].sequence - 1 if chain else newest

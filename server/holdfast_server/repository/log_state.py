@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from holdfast_server.repository.facts import (
     Checkpoint,
@@ -20,7 +20,9 @@ from holdfast_server.repository.facts import (
     TimedFact,
 )
 from holdfast_server.repository.log import Log, LogReader, LogWriter
-from holdfast_server.repository.repository import Repository
+
+if TYPE_CHECKING:
+    from holdfast_server.repository.repository import Repository
 
 __all__ = ["LogState", "cut_log", "cut_long_log"]
 

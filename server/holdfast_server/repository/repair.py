@@ -26,7 +26,7 @@ from holdfast_server.repository.facts import (
     Superseded,
     TimedFact,
 )
-from holdfast_server.repository.format import SEALED_OBJECT_MAX, pack_name
+from holdfast_server.repository.format import SEALED_OBJECT_MAX, log_name, pack_name
 from holdfast_server.repository.index import read_index, write_index
 from holdfast_server.repository.json_object import is_run_id
 from holdfast_server.repository.log import Log, LogReader, LogWriter
@@ -120,10 +120,18 @@ def _mend_log(
 ) -> bool:
     """Tell again what damaged entries told, as far as it is known; false when there are none."""
     store, keys, own = repository.store, repository.index_keys, repository.keys.writer
-    log = LogReader(store, keys).salvage()
+    reader = LogReader(store, keys)
+    log = reader.salvage()
     if not log.broken:
         return False
     _require_alone(repository)
+    for writer_id in log.broken:
+        for name in _made_up(reader, writer_id):
+            store.delete(name)
+            watch.tell(f"{name} was no entry of the log, and was taken away")
+    log = reader.salvage()
+    if not log.broken:
+        return True
     # Who prunes would take packs away that are condemned by an entry which is lost: nobody does, see above.
     writer = LogWriter(store, keys, own, log.vector)
     told = list(_readable_facts(repository, log))
@@ -151,6 +159,22 @@ def _require_alone(repository: Repository) -> None:
             continue  # a damaged one is ended next
         if run.kind in _REMOVERS:
             raise _busy(f"run {run_id} ({run.kind.lower()}) is under way")
+
+
+def _made_up(reader: LogReader, writer_id: bytes) -> list[str]:
+    """Objects behind the newest entry of a writer that cannot be its next ones: they open for nobody, and there is a
+    gap before them. With them nobody could go on."""
+    names: list[int] = []
+    sequences = reader.sequences(writer_id)
+    for sequence in reversed(sequences):
+        try:
+            reader.entry(writer_id, sequence)
+        except DataLoss:
+            names.append(sequence)
+        else:
+            break
+    first = next((at for at in sorted(names) if at - 1 not in sequences and at > 1), None)
+    return [log_name(writer_id, at) for at in names if first is not None and at >= first]
 
 
 def _readable_facts(repository: Repository, log: Log) -> Iterator[TimedFact]:

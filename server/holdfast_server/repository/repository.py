@@ -36,6 +36,7 @@ from holdfast_server.repository.format import CONFIG_NAME, SEALED_OBJECT_MAX, da
 from holdfast_server.repository.json_object import is_run_id
 from holdfast_server.repository.keys import RepositoryKeys, WriterKey
 from holdfast_server.repository.log import LogHead, LogReader, LogVector
+from holdfast_server.repository.log_state import LogState
 from holdfast_server.repository.receipt import Receipt
 from holdfast_server.repository.slots import (
     MAX_COST,
@@ -203,11 +204,15 @@ class Repository:
         return content
 
     def snapshots(self, on_damage: Callable[[DataLoss], None] | None = None) -> Iterator[Snapshot]:
-        """The committed snapshots, in no order, with names and locks as they were committed.
+        """The committed snapshots, in no order, with names and locks as they were committed; one that was removed and
+        came back is none.
 
         Raises DataLoss/CHECKSUM_MISMATCH for a damaged one, or tells `on_damage` of it and goes on.
         """
+        removed = LogState.of(LogReader(self.store, self.index_keys).salvage()).removed
         for run_id in snapshot_ids(self.store):
+            if run_id in removed:
+                continue
             try:
                 found = self.snapshot(run_id)
             except DataLoss as error:

@@ -210,6 +210,18 @@ def test_a_damaged_log_entry_is_told_again(
         assert is_whole(backups)
 
 
+def test_an_object_that_pretends_to_be_the_last_entry_is_taken_away(backups: Backups, source: Path) -> None:
+    backups.back_up(source)
+    writer = backups.keys.writer.writer_id
+    backups.store.put(f"log/{writer.hex()}/{10**16 - 1}", [b"x" * 200])
+    with pytest.raises(DataLoss):
+        backups.back_up(source)
+    assert repair(backups).log_mended
+    run_id = backups.back_up(source).run_id
+    assert is_whole(backups)
+    assert backups.read(run_id) == tree_of(source)
+
+
 def test_the_log_is_not_mended_while_others_remove(backups: Backups, source: Path) -> None:
     backups.back_up(source)
     backups.back_up(source)
