@@ -104,6 +104,10 @@ class Holdfast(Keeper):
         self._started: contextlib.ExitStack
         self._newest = ""
 
+    def stored(self) -> int:
+        """Without what is set aside for a full disk, which is the same for every store."""
+        return super().stored() - count(self.store / ".reserve")[1]
+
     def _make(self) -> None:
         self._server = Server(self.folder / "data")
         with contextlib.ExitStack() as started:

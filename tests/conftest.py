@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.harness import Server
+from tests.mounts import Mounter, mounting
 
 #: Seconds until a long test counts as hung.
 LONG_PATIENCE = 300
@@ -59,6 +60,14 @@ def memory_path(tmp_path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="holdfast-test-", dir=memory) as made:
         yield Path(made)
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mounter]:
+    """`mount(arguments…, target)`; skips where this machine does not allow mounts, unmounts after the test."""
+    del tmp_path  # it is removed after the test, and must not be while something is mounted in it
+    with mounting() as run:
+        yield run
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 
 from holdfast_server.repository import ContentKeys
 from holdfast_server.repository.crypto import IndexKeys
@@ -144,3 +145,9 @@ class RecordingObjects:
 
     def delete(self, name: str) -> None:
         self.inner.delete(name)
+
+    def use_reserve(self) -> AbstractContextManager[None]:
+        return self.inner.use_reserve()
+
+    def keep_reserve(self) -> None:
+        self.inner.keep_reserve()

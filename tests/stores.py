@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Self
@@ -117,6 +118,12 @@ class FailingObjects:
         if fails:
             raise self._error("deleting", name)
 
+    def use_reserve(self) -> AbstractContextManager[None]:
+        return self._inner.use_reserve()
+
+    def keep_reserve(self) -> None:
+        self._inner.keep_reserve()
+
 
 @dataclass(eq=False)
 class _Change:
@@ -202,6 +209,12 @@ class CrashingObjects:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return self._inner.list(prefix)
+
+    def use_reserve(self) -> AbstractContextManager[None]:
+        return self._inner.use_reserve()
+
+    def keep_reserve(self) -> None:
+        self._inner.keep_reserve()
 
     def overlap(self) -> None:
         """Called in each change before and after it is made, for other threads to come between."""

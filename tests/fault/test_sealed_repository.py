@@ -91,6 +91,8 @@ def _contents(root: Path) -> Iterator[bytes]:
     for path in root.rglob("*"):
         if path.is_file() and not path.is_symlink():
             content = path.read_bytes()
+            if not content.strip(b"\0"):
+                continue  # of a reserve for a full disk
             yield content
             if content.startswith(b"SQLite format 3\0"):
                 yield from _values(path)

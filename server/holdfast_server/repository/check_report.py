@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -172,3 +173,9 @@ class CountedReads:
 
     def delete(self, name: str) -> None:
         self._store.delete(name)
+
+    def use_reserve(self) -> AbstractContextManager[None]:
+        return self._store.use_reserve()
+
+    def keep_reserve(self) -> None:
+        self._store.keep_reserve()

@@ -69,6 +69,7 @@ class Sweep:
 
 class Removal:
     """A run that removes packs. A context manager; what was condemned stays so when it is left, for the next to sweep.
+    It may use the store's reserve.
 
     `survey` is what it knows; `vector` of the log grows with what it adds.
     """
@@ -93,6 +94,7 @@ class Removal:
         #: Packs that were condemned since the survey, with the knowledge of it.
         self._fresh: set[bytes] = set()
         with ExitStack() as stack:
+            stack.enter_context(self.store.use_reserve())
             self._mark = stack.enter_context(RunMark(marks))
             self._run = begin_run(
                 self.store, self.keys, self._mark.run_id, kind, writer_id=repository.keys.writer.writer_id, now_us=now()

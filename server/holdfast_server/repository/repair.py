@@ -91,28 +91,31 @@ def repair_repository(
     Raises Aborted/REPOSITORY_BUSY when the log is to be mended while another service prunes, compacts or repairs, and
     the store's own errors.
     """
-    exam = examine(
-        repository.store, repository.keys, CheckLevel.READ_DATA if content else CheckLevel.CHECKSUM, now=now,
-        marks=marks, fingerprint=repository.fingerprint, content=content, known_backups=list(known or ()),
-        watch=check_watch,
-    )  # fmt: skip
-    report = RepairReport(damaged=exam.report.damaged, backups_damaged=exam.report.backups_damaged)
-    bad_packs = {
-        bytes.fromhex(one.object.removeprefix("packs/")) for one in report.damaged if one.object.startswith("packs/")
-    }
-    if dry_run:
-        _foresee(repository, report, bad_packs, watch.check)
+    with repository.store.use_reserve():
+        exam = examine(
+            repository.store, repository.keys, CheckLevel.READ_DATA if content else CheckLevel.CHECKSUM, now=now,
+            marks=marks, fingerprint=repository.fingerprint, content=content, known_backups=list(known or ()),
+            watch=check_watch,
+        )  # fmt: skip
+        report = RepairReport(damaged=exam.report.damaged, backups_damaged=exam.report.backups_damaged)
+        bad_packs = {
+            bytes.fromhex(one.object.removeprefix("packs/"))
+            for one in report.damaged
+            if one.object.startswith("packs/")
+        }
+        if dry_run:
+            _foresee(repository, report, bad_packs, watch.check)
+            return report
+        report.log_mended = _mend_log(repository, known or {}, now, watch)
+        with Removal(repository, RunKind.REPAIR, now=now, watch=watch, marks=marks, tolerant=True) as removal:
+            report.runs_ended = _end_damaged_runs(removal)
+            _rebuild_indexes(removal, report)
+            if bad_packs:
+                report.packs_set_aside = _set_aside(removal, bad_packs)
+                removal.renew_survey()
+                removal.sweep()
+            report.chunks_lost = _count_lost(removal.survey, bad_packs)
         return report
-    report.log_mended = _mend_log(repository, known or {}, now, watch)
-    with Removal(repository, RunKind.REPAIR, now=now, watch=watch, marks=marks, tolerant=True) as removal:
-        report.runs_ended = _end_damaged_runs(removal)
-        _rebuild_indexes(removal, report)
-        if bad_packs:
-            report.packs_set_aside = _set_aside(removal, bad_packs)
-            removal.renew_survey()
-            removal.sweep()
-        report.chunks_lost = _count_lost(removal.survey, bad_packs)
-    return report
 
 
 def _mend_log(

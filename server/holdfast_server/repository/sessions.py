@@ -148,6 +148,7 @@ class BackupRun(_Session):
         end = read_run_end(repository.store, repository.index_keys, run_id)
         if isinstance(end, Tombstone):
             raise run_ended(run_id)
+        repository.store.keep_reserve()
         self.earlier: Snapshot | None = end
         #: What is wrong with the store, for people; what this source still has of it is stored again.
         self.findings: list[str] = []
@@ -278,9 +279,11 @@ def settle_run(repository: Repository, run_id: str, now_us: int) -> None:
 def bury_run(repository: Repository, run_id: str) -> Snapshot | None:
     """End a backup's run without a snapshot; gives the snapshot if it had committed one, which stays."""
     store, keys = repository.store, repository.index_keys
-    end = None if end_run_as(store, keys, Tombstone(run_id)) else read_run_end(store, keys, run_id)
-    # Also after a commit: without its snapshot, which may be removed next, the run would count as one under way.
-    _run_of(repository, run_id).end(store)
+    # A full disk may be why it failed, and what it left can go only when it has ended.
+    with store.use_reserve():
+        end = None if end_run_as(store, keys, Tombstone(run_id)) else read_run_end(store, keys, run_id)
+        # Also after a commit: without its snapshot, which may be removed next, the run would count as one under way.
+        _run_of(repository, run_id).end(store)
     return end if isinstance(end, Snapshot) else None
 
 
@@ -324,14 +327,15 @@ def remove_snapshots(
         going = [run_id for run_id, end in ends.items() if end is not None]
         if not going:
             continue
-        writer.append([Removed(tuple(going))], now_us)
-        for run_id in going:
-            check()
-            # Without its snapshot a run that was not settled would count as one under way.
-            _run_of(repository, run_id).end(store)
-            store.delete(snapshot_name(run_id))
-            if ends[run_id]:
-                bury_run(repository, run_id)
+        with store.use_reserve():
+            writer.append([Removed(tuple(going))], now_us)
+            for run_id in going:
+                check()
+                # Without its snapshot a run that was not settled would count as one under way.
+                _run_of(repository, run_id).end(store)
+                store.delete(snapshot_name(run_id))
+                if ends[run_id]:
+                    bury_run(repository, run_id)
 
 
 def _end_to_remove(repository: Repository, state: LogState, run_id: str) -> bool | None:

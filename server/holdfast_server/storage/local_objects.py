@@ -13,8 +13,8 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Self, TypeVar
 
 from holdfast_server.errors import FailedPrecondition, Reason
 from holdfast_server.storage.descent import DIRECTORY_FLAGS
@@ -30,10 +30,15 @@ from holdfast_server.storage.object_names import (
     checked_name,
     is_name,
 )
+from holdfast_server.storage.reserve import NO_ROOM, Reserve
 
 __all__ = ["LocalObjects"]
 
 _STAGING = ".tmp"
+_RESERVE = b".reserve"
+#: Enough for a new pack of the largest size (32 MiB and what pads it) with its index object and log entries; and as
+#: many inodes as files.
+_RESERVE_FILES, _RESERVE_SHARE = 20, 2 << 20
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Opening a FIFO that somebody planted must not wait for its writer.
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -43,6 +48,8 @@ _MAX_PARTS = 1024  # IOV_MAX of Linux and macOS
 _NO_OBJECT = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV})
 #: Something else stands where a folder or an object belongs, or another file system is mounted there.
 _IN_THE_WAY = frozenset({errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EXDEV})
+
+Answer = TypeVar("Answer")
 
 
 class LocalObjects:
@@ -58,6 +65,8 @@ class LocalObjects:
         self._durable: set[str] = set()
         self._lock = threading.Lock()
         self._root = os.open(b".", DIRECTORY_FLAGS, dir_fd=folder_fd)
+        self._reserve = Reserve(_RESERVE, _RESERVE_FILES, _RESERVE_SHARE, self._root)
+        self._using_reserve = 0
 
     def __str__(self) -> str:
         return self._where
@@ -106,9 +115,40 @@ class LocalObjects:
 
     def delete(self, name: str) -> None:
         folder, last = _split(name)
-        missing = contextlib.suppress(FileNotFoundError)
-        with self._translated("deleting", name), missing, self._folder(folder) as directory:
-            os.unlink(last, dir_fd=directory)
+
+        def unlink() -> None:
+            with contextlib.suppress(FileNotFoundError), self._folder(folder) as directory:
+                os.unlink(last, dir_fd=directory)
+
+        with self._translated("deleting", name):
+            self._with_room(unlink)
+
+    @contextlib.contextmanager
+    def use_reserve(self) -> Iterator[None]:
+        try:
+            with self._reserve.in_use():
+                with self._lock:
+                    self._using_reserve += 1
+                try:
+                    yield
+                finally:
+                    with self._lock:
+                        self._using_reserve -= 1
+        finally:
+            self.keep_reserve()
+
+    def keep_reserve(self) -> None:
+        self._reserve.keep()
+
+    def _with_room(self, change: Callable[[], Answer]) -> Answer:
+        """Make a change, which leaves nothing behind when it fails; if it may use the reserve, again when it must."""
+        try:
+            return change()
+        except OSError as error:
+            if error.errno not in NO_ROOM or not self._using_reserve:
+                raise
+        self._reserve.release()  # nothing, if another thread was faster
+        return change()
 
     def clean(self, older_than_seconds: float) -> int:
         """Remove what dead processes left of unfinished objects, if it is that old; returns the number of files.
@@ -126,13 +166,13 @@ class LocalObjects:
         return removed
 
     def _write(self, name: str, parts: Sequence[Buffer], *, replace: bool) -> bool:
+        with self._translated("writing", name):
+            return self._with_room(lambda: self._write_once(name, parts, replace=replace))
+
+    def _write_once(self, name: str, parts: Sequence[Buffer], *, replace: bool) -> bool:
         folder, last = _split(name)
         temporary = secrets.token_hex(16).encode()
-        with (
-            self._translated("writing", name),
-            self._folder(folder, create=True) as target,
-            self._folder(_STAGING, create=True) as staging,
-        ):
+        with self._folder(folder, create=True) as target, self._folder(_STAGING, create=True) as staging:
             fd = os.open(temporary, _CREATE_FLAGS, 0o600, dir_fd=staging)
             try:
                 _write_parts(fd, parts)

@@ -13,6 +13,7 @@ import re
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from holdfast_server.errors import FailedPrecondition, HoldfastError, Reason
@@ -87,6 +88,18 @@ class ObjectStore(Protocol):
         """Remove the object, if there is one. May be undone by a crash of the machine."""
         ...
 
+    def use_reserve(self) -> AbstractContextManager[None]:
+        """A block whose changes may use the space that is kept for making room, when there is no other.
+
+        For what frees space, or settles what did not come about; at its end the reserve is kept again.
+        """
+        ...
+
+    def keep_reserve(self) -> None:
+        """Set space aside for `use_reserve`, as far as there is room and it is not yet; nothing in a store that needs
+        none. Before anything that fills the store. Raises nothing: whether there is a reserve is no promise."""
+        ...
+
 
 class MemoryObjects:
     """A store in memory, gone with the process; begins with copies of the `contents`."""
@@ -139,6 +152,12 @@ class MemoryObjects:
     def delete(self, name: str) -> None:
         with self._lock:
             self._objects.pop(checked_name(name), None)
+
+    def use_reserve(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def keep_reserve(self) -> None:
+        """Memory has no reserve."""
 
 
 def probe(store: ObjectStore, owner: str = "") -> None:

@@ -101,6 +101,7 @@ class RepositoryCare:
         if time.monotonic() >= tended.clean_at:
             with open_place(place) as opened:
                 opened.store.clean(_UNFINISHED_SECONDS)
+                opened.store.keep_reserve()
             tended.clean_at = time.monotonic() + _UNFINISHED_SECONDS
 
     def _keep(self, row: RepositoryRow, problem: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Real file systems for the storage tests: opened directories, bind mounts and a process without root's rights."""
+"""For the storage tests: opened directories and a process without root's rights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from holdfast_server.storage.local import remove_tree
+from tests.mounts import Mounter
+
+__all__ = ["NOBODY", "Mounter", "Opener"]
 
 NOBODY = 65534
 
 Opener = Callable[[Path], int]
-Mounter = Callable[..., None]
 
 
 @pytest.fixture
@@ -32,25 +34,6 @@ def opened() -> Iterator[Opener]:
             return fd
 
         yield open_directory
-
-
-@pytest.fixture
-def mount() -> Iterator[Mounter]:
-    """`mount(arguments…, target)`; skips where this machine does not allow mounts, unmounts after the test."""
-    mounted: list[str] = []
-
-    def run(*arguments: str | Path) -> None:
-        command = ["mount", *map(str, arguments)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            pytest.skip(f"mounts cannot be made here: {result.stderr.strip().partition(chr(10))[0]}")
-        mounted.append(str(arguments[-1]))
-
-    if shutil.which("mount") is None:
-        pytest.skip("there is no mount command here")
-    yield run
-    for target in reversed(mounted):
-        subprocess.run(["umount", "-l", target], check=True)
 
 
 @pytest.fixture
