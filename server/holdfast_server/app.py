@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from holdfast_server.storage.policy import FolderPolicy
     from holdfast_server.tasks.backup_life import BackupLife
     from holdfast_server.tasks.rebuild import Finding, RebuildSummary
-    from holdfast_server.tasks.repository_care import RepositoryCare
     from holdfast_server.tasks.snapshot_downloads import SnapshotDownloads
     from holdfast_server.tasks.wallet_reader import WalletReader
 
@@ -43,7 +42,7 @@ ADDRESS_FILE = "server.address"
 _TRASH_SECONDS = 60.0
 _REPAIR_ROUNDS = 60
 
-#: How often repositories are looked after.
+#: How often repositories and the data directory's reserve are looked after.
 _CARE_SECONDS = 60.0
 
 
@@ -62,6 +61,7 @@ def prepare_data_dir(config: Config) -> None:
         if path.stat().st_uid == os.geteuid():
             path.chmod(0o700)
         ensure_admin_token(path)
+        _trash_lock(config).touch(mode=0o600)  # a deletion on a full disk could not make it
     except OSError as error:
         raise ConfigError(
             f"[paths] data_dir = {path} cannot be used: {error.strerror}: "
@@ -234,7 +234,8 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     worker.start(dead_owners, dead_before)
     threading.Thread(target=_keep_trash, args=(life, stop.first), name="trash", daemon=True).start()
     care = RepositoryCare(database, clock, data_dir)
-    threading.Thread(target=_keep_repositories, args=(care, stop.first), name="care", daemon=True).start()
+    rounds = (database.keep_reserve, care.start_round)
+    threading.Thread(target=_look_after, args=(rounds, stop.first), name="care", daemon=True).start()
     consumer.start()
     child.report(worker=owner)
     stop.first.wait()
@@ -305,13 +306,13 @@ def _stop_signals() -> _Stop:
 
 def _tick(steps: Sequence[Callable[[], None]], stop: threading.Event) -> None:
     """Take over and admit from the edge too, so that a dead worker's task is not shown as running; forget keys."""
-    from holdfast_server.errors import Unavailable
+    from holdfast_server.errors import ResourceExhausted, Unavailable
 
     while not stop.wait(1.0):
         for step in steps:
             try:
                 step()
-            except Unavailable:
+            except (ResourceExhausted, Unavailable):
                 continue
             except Exception:  # noqa: BLE001  logged, and the loop goes on
                 _log.exception("the edge's tick failed")
@@ -319,7 +320,7 @@ def _tick(steps: Sequence[Callable[[], None]], stop: threading.Event) -> None:
 
 def _keep_trash(life: BackupLife, stop: threading.Event) -> None:
     """Empty the trash of what is due. On a thread of its own: storage that hangs must not keep leases from renewal."""
-    from holdfast_server.errors import Unavailable
+    from holdfast_server.errors import ResourceExhausted, Unavailable
 
     rounds = 0
     while True:
@@ -327,7 +328,7 @@ def _keep_trash(life: BackupLife, stop: threading.Event) -> None:
             if rounds % _REPAIR_ROUNDS == 0:
                 life.repair(stop.is_set)
             life.purge(stop.is_set)
-        except Unavailable:
+        except (ResourceExhausted, Unavailable):
             pass
         except Exception:  # noqa: BLE001  logged, and the loop goes on
             _log.exception("keeping the trash failed")
@@ -336,17 +337,18 @@ def _keep_trash(life: BackupLife, stop: threading.Event) -> None:
             return
 
 
-def _keep_repositories(care: RepositoryCare, stop: threading.Event) -> None:
-    """Look after repositories, once at the start and then every minute."""
-    from holdfast_server.errors import Unavailable
+def _look_after(steps: Sequence[Callable[[], None]], stop: threading.Event) -> None:
+    """Look after the data directory and the repositories, once at the start and then every minute."""
+    from holdfast_server.errors import ResourceExhausted, Unavailable
 
     while True:
-        try:
-            care.start_round()
-        except Unavailable:
-            pass
-        except Exception:  # noqa: BLE001  logged, and the loop goes on
-            _log.exception("looking after repositories failed")
+        for step in steps:
+            try:
+                step()
+            except (ResourceExhausted, Unavailable):
+                continue
+            except Exception:  # noqa: BLE001  logged, and the loop goes on
+                _log.exception("looking after the repositories failed")
         if stop.wait(_CARE_SECONDS):
             return
 

@@ -22,7 +22,7 @@ from holdfast_server.catalog.requests import RequestKey, recall, remember
 from holdfast_server.catalog.rows import LockMode, LockWish, TaskKind, TaskRow, TaskState
 from holdfast_server.catalog.task_secrets import SealedSecret
 from holdfast_server.clock import Clock
-from holdfast_server.errors import FailedPrecondition, NotFound, Reason, Unavailable
+from holdfast_server.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted, Unavailable
 from holdfast_server.tasks.credentials import (
     CONTENT_KEYS,
     HIDDEN,
@@ -83,13 +83,18 @@ class TaskEngine:
         self._clock = clock
         self._lease = int(lease_seconds * 1_000_000)
 
-    def create(self, make: Callable[[sa.Connection], NewTask], key: RequestKey | None) -> TaskRow:
+    def create(
+        self, make: Callable[[sa.Connection], NewTask], key: RequestKey | None, *, makes_room: bool = False
+    ) -> TaskRow:
         """Make a task, or give back the one that the same request made before.
 
         `make` checks the state of the world and says what to create, inside the transaction that creates it. Raises
-        what `make` raises, AlreadyExists/REQUEST_ID_REUSED, and Unavailable/NO_WORKER when there are credentials and no
-        worker to seal them to.
+        what `make` raises, AlreadyExists/REQUEST_ID_REUSED, Unavailable/NO_WORKER when there are credentials and no
+        worker to seal them to, and ResourceExhausted/DISK_FULL when the catalog's disk is nearly full, unless the task
+        `makes_room`.
         """
+        if not makes_room:
+            self._require_room(key)
         with self._database.write() as connection:
             if key is not None and (known := recall(connection, key)) is not None:
                 return self._require(connection, known["task_id"])
@@ -118,6 +123,13 @@ class TaskEngine:
                 remember(connection, key, {"task_id": row.task_id}, now)
             self._admit(connection)
             return self._require(connection, row.task_id)
+
+    def _require_room(self, key: RequestKey | None) -> None:
+        try:
+            self._database.require_room()
+        except ResourceExhausted:
+            if key is None or self.recall(key) is None:
+                raise
 
     def recall(self, key: RequestKey) -> TaskRow | None:
         """The task that the same request made before. Raises AlreadyExists/REQUEST_ID_REUSED."""
@@ -227,8 +239,11 @@ class TaskEngine:
         with self._database.read() as connection:
             lost = workers.lost_tasks(connection, now)
             stale = workers.stale_dispatches(connection, now - _UNCLAIMED)
-            waiting = any(row.dispatch_time is None for row in tasks.pending_tasks(connection))
+            pending = tasks.pending_tasks(connection)
             expired = task_secrets.any_expired(connection, now)
+        waiting = any(row.dispatch_time is None for row in pending)
+        if pending:
+            self._database.make_room()  # or no worker can take them from the queue
         if stale:
             queued = self._dispatcher.waiting([(row.task_id, row.attempt) for row in stale])
             stale = [row for row in stale if (row.task_id, row.attempt) not in queued]

@@ -29,6 +29,7 @@ from holdfast_server.errors import (
     HoldfastError,
     Internal,
     Reason,
+    ResourceExhausted,
     Unavailable,
 )
 from holdfast_server.storage.local import translate_os_error
@@ -252,7 +253,7 @@ class Worker:
             try:
                 self._keep_once(due, now)
                 reached = now
-            except Unavailable:
+            except (ResourceExhausted, Unavailable):
                 pass
             except Exception:  # noqa: BLE001  logged, and the loop goes on
                 _log.exception("the keeper's round failed")

@@ -166,19 +166,23 @@ def test_what_was_sealed_one_by_one_is_put_together() -> None:
 # -- from the edge to the worker -----------------------------------------------------------------------------------
 
 
+def _all_bytes(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
 def test_the_secret_reaches_the_work_and_lies_nowhere_in_clear(world: World, tmp_path: Path) -> None:
     found = opened(world)
     row = create(world)
     assert row.has_credentials
     assert "has_credentials" not in row.snapshot()
     assert sealed_rows(world) == [(row.task_id, FIRST)]
-    lying = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    lying = _all_bytes(tmp_path)
     assert row.task_id.encode() in lying, "the search finds nothing at all"
     assert CANARY.encode() not in lying
     assert world.execute(row.task_id) == "completed"
     assert found == [CANARY]
     assert sealed_rows(world) == []
-    assert CANARY.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert CANARY.encode() not in _all_bytes(tmp_path)
 
 
 def test_a_call_without_credentials_gives_none(world: World) -> None:

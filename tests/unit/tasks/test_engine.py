@@ -8,8 +8,9 @@ import pytest
 
 from holdfast_server.catalog import locks, tasks
 from holdfast_server.catalog.requests import RequestKey
-from holdfast_server.catalog.rows import MOVES, EventKind, LockMode, TaskState
-from holdfast_server.errors import AlreadyExists, FailedPrecondition, NotFound
+from holdfast_server.catalog.rows import MOVES, EventKind, LockMode, TaskKind, TaskState
+from holdfast_server.errors import AlreadyExists, FailedPrecondition, NotFound, Reason, ResourceExhausted
+from holdfast_server.tasks.engine import NewTask
 from tests.unit.tasks.conftest import LEASE, World
 
 SHARED, EXCLUSIVE = LockMode.SHARED, LockMode.EXCLUSIVE
@@ -296,3 +297,20 @@ def test_only_moves_of_the_graph_happen(world: World, start: TaskState, to: Task
     with world.database.read() as connection:
         events = tasks.events_after(connection, row.task_id, 0)
     assert [e.kind for e in events] == [EventKind.STATE] * (2 if allowed else 1)
+
+
+def test_on_a_full_disk_only_what_makes_room_is_begun(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = RequestKey("admin", "CreateBackup", str(uuid.uuid4()), "fingerprint")
+    known = world.create(key=key)
+
+    def refuse() -> None:
+        raise ResourceExhausted(Reason.DISK_FULL, "full")
+
+    monkeypatch.setattr(world.database, "require_room", refuse)
+    with pytest.raises(ResourceExhausted):
+        world.create()
+    with pytest.raises(ResourceExhausted):
+        world.create(key=RequestKey("admin", "CreateBackup", str(uuid.uuid4()), "fingerprint"))
+    assert world.create(key=key).task_id == known.task_id
+    new = NewTask(TaskKind.VERIFY, "admin", {}, (), ())
+    assert world.engine.create(lambda _: new, None, makes_room=True).state == TaskState.PENDING
