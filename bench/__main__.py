@@ -18,6 +18,7 @@ from bench.trees import SIZES
 
 NAMES = (
     "startup", "idle", "cancel", "watchers", "wallet", "archives", "memory", "profile", "repository", "growth",
+    "upkeep",
 )  # fmt: skip
 
 
