@@ -146,10 +146,12 @@ class Backups:
         watch: MaintenanceWatch | None = None,
         now: Callable[[], int] | None = None,
         dry_run: bool = False,
+        without: Iterable[str] = (),
     ) -> PruneReport:
         return prune_repository(
             self.opened(store), now=now or partial(next, _NOW), watch=watch or MaintenanceWatch(),
             caches=os.fsencode(self.caches), dry_run=dry_run,
+            without=list(without),
         )  # fmt: skip
 
     def compact(

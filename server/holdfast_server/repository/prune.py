@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from holdfast_server.repository.format import snapshot_name
@@ -31,18 +31,20 @@ def prune_repository(
     marks: bytes | None = None,
     caches: bytes | None = None,
     dry_run: bool = False,
+    without: Collection[str] = (),
 ) -> PruneReport:
     """Free what no snapshot needs, as far as runs under way allow; the rest is left to the next call.
 
     `marks` is the folder where this node marks its runs (`run_marks`), `caches` that of its caches of the repository,
     where its backups find which chunks are hardly needed any more. Needs no content key. May be stopped at any time
-    (`watch.check`) and called again.
+    (`watch.check`) and called again. `without` goes with `dry_run`: runs whose snapshots are to be removed before.
 
     Raises DataLoss/CHECKSUM_MISMATCH before anything is removed when log, snapshots or their lists cannot be read, and
     the store's own errors.
     """
     if dry_run:
-        return _foresee(Survey.take(repository, watch.check), repository)
+        watch.phase("packs")
+        return _foresee(Survey.take(repository, watch.check, without=frozenset(without)), repository)
     with Removal(repository, RunKind.PRUNE, now=now, watch=watch, marks=marks) as removal:
         others = removal.others()
         for run_id in removal.survey.returned:

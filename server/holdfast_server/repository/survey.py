@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -101,8 +101,10 @@ class Survey:
         return {pack_id: size for pack_id, size in self.loaded.packs.items() if pack_id in expendable}
 
     @classmethod
-    def take(cls, repository: Repository, check: Callable[[], None], *, tolerant: bool = False) -> Self:
-        """Read log, index and snapshots, in this order.
+    def take(
+        cls, repository: Repository, check: Callable[[], None], *, tolerant: bool = False, without: Collection[str] = ()
+    ) -> Self:
+        """Read log, index and snapshots, in this order. Those of the runs in `without` are taken for removed.
 
         Raises DataLoss/CHECKSUM_MISMATCH, naming the backup, when a snapshot or its list cannot be read, or one that
         was committed is not there: what is needed is unknown then. With `tolerant` such backups are kept in `unknown`.
@@ -119,8 +121,8 @@ class Survey:
         source = ChunkSource(store, keys, None, loaded.chunks, loaded.missing)
         marks = LiveMarks(loaded.chunks, source.fetch, check)
         survey = cls(log, state, loaded, safe, marks.needed, marks.live, marks.dangling, set(), [])
-        found = set()
-        for run_id, snapshot in survey._snapshots(repository, check, tolerant=tolerant):
+        found = {*without}
+        for run_id, snapshot in survey._snapshots(repository, check, without, tolerant=tolerant):
             found.add(run_id)
             try:
                 marks.add(snapshot.list)
@@ -143,12 +145,14 @@ class Survey:
         self.unknown.append(run_id)
 
     def _snapshots(
-        self, repository: Repository, check: Callable[[], None], *, tolerant: bool
+        self, repository: Repository, check: Callable[[], None], without: Collection[str], *, tolerant: bool
     ) -> Iterator[tuple[str, Snapshot]]:
         store, keys = repository.store, repository.index_keys
         for run_id in snapshot_ids(store):
             check()
             self.run_ids.add(run_id)
+            if run_id in without:
+                continue
             try:
                 end = read_run_end(store, keys, run_id)
             except DataLoss as error:

@@ -79,9 +79,12 @@ def test_nothing_is_pruned_of_what_snapshots_need(backups: Backups, source: Path
 def test_what_only_a_removed_snapshot_needed_goes(backups: Backups, source: Path) -> None:
     first, second, _, after = two_states(backups, source)
     packs = list_packs(backups.store)
+    assert backups.prune(dry_run=True).bytes_pending == 0
+    before = backups.prune(dry_run=True, without=[first])
     backups.remove([first])
     foreseen = backups.prune(dry_run=True)
     assert list_packs(backups.store) == packs
+    assert before == foreseen
     report = backups.prune()
     left = list_packs(backups.store)
     assert report.packs_deleted == report.packs_condemned == len(packs) - len(left) == foreseen.packs_pending > 0
