@@ -70,14 +70,21 @@ from holdfast.errors import (
     Unimplemented,
     UnknownStatus,
 )
+from holdfast.maintenance_models import (
+    BackupDamage,
+    CheckRepositoryResult,
+    CompactRepositoryResult,
+    PruneDecision,
+    PrunePlan,
+    PruneRepositoryResult,
+    RepairRepositoryResult,
+)
 from holdfast.models import (
     ArchiveLimits,
     Backup,
-    BackupDamage,
     BackupResult,
     BackupStatistics,
     BlockedBy,
-    CheckRepositoryResult,
     Cleanup,
     Discovery,
     Entry,
@@ -118,6 +125,10 @@ from holdfast.repository_models import (
     RepositoryReceipt,
     RepositoryStatistics,
 )
+from holdfast.retention import (
+    Maintenance,
+    RetentionPolicy,
+)
 from holdfast.task import (
     TaskHandle,
     Tasks,
@@ -154,6 +165,7 @@ __all__ = [
     "CoinGeneration",
     "CoinSummary",
     "CoinTotal",
+    "CompactRepositoryResult",
     "ConnectionFailed",
     "CreatedRepository",
     "Credentials",
@@ -182,6 +194,7 @@ __all__ = [
     "LogLevel",
     "LogLine",
     "LogPosition",
+    "Maintenance",
     "MaintenanceState",
     "NewKey",
     "NotFound",
@@ -192,7 +205,11 @@ __all__ = [
     "PlannedEntry",
     "Progress",
     "ProtocolError",
+    "PruneDecision",
+    "PrunePlan",
+    "PruneRepositoryResult",
     "Reason",
+    "RepairRepositoryResult",
     "Repository",
     "RepositoryKey",
     "RepositoryKeyKind",
@@ -205,6 +222,7 @@ __all__ = [
     "RestoreArchiveResult",
     "RestorePlan",
     "RestoreResult",
+    "RetentionPolicy",
     "SkippedFolder",
     "Source",
     "SourceKind",

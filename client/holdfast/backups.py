@@ -24,6 +24,7 @@ from holdfast.models import (
     VerifyResult,
 )
 from holdfast.pages import pages
+from holdfast.retention import Maintenance, wire_maintenance
 from holdfast.retry import OnBreak
 from holdfast.task import TaskHandle
 from holdfast.v1 import backup_pb2, backup_service_pb2, restore_pb2, restore_service_pb2
@@ -53,6 +54,7 @@ class Backups:
         ignore: Iterable[str] = (),
         locked: bool = False,
         on_source_error: OnSourceError | str | None = None,
+        maintenance: Maintenance | None = None,
         dry_run: bool = False,
         request_id: str | None = None,
     ) -> TaskHandle[BackupResult]:
@@ -61,7 +63,8 @@ class Backups:
 
         `format` may be written as `"zip"`, `"tar.gz"` or `"tar.zst"`. `backup_id` (a UUID) and `name` go with one
         source only. `locked` refuses deletion until `update` unlocks it. With `age_recipients` (`age1…`, SSH public
-        keys; at most 100) each archive is sealed to them, and only their identities open it.
+        keys; at most 100) each archive is sealed to them, and only their identities open it. `maintenance` is done to
+        the repository afterwards, in the same task; `maintenance_state` of the task tells how it stands.
 
         Repeats after a lost answer are safe: without `request_id` a fresh one is sent. Refusals raise at once; what
         fails later is in the task.
@@ -74,6 +77,7 @@ class Backups:
             ignore=ignore,
             locked=locked,
             on_source_error=to_number(backup_pb2.OnSourceError, on_source_error),
+            maintenance=wire_maintenance(maintenance),
             dry_run=dry_run,
             request_id=request_id or str(uuid.uuid4()),
         )

@@ -23,7 +23,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from holdfast import models
+from holdfast import maintenance_models, models
 from holdfast.errors import BadConfiguration
 from holdfast.models import Event, OtherResult, Task, TaskProblem, TaskResult
 from holdfast.v1 import task_pb2
@@ -38,7 +38,10 @@ RESULTS: Mapping[str, type[TaskResult]] = {
     "restore_result": models.RestoreResult,
     "restore_archive_result": models.RestoreArchiveResult,
     "verify_result": models.VerifyResult,
-    "check_repository_result": models.CheckRepositoryResult,
+    "check_repository_result": maintenance_models.CheckRepositoryResult,
+    "prune_repository_result": maintenance_models.PruneRepositoryResult,
+    "compact_repository_result": maintenance_models.CompactRepositoryResult,
+    "repair_repository_result": maintenance_models.RepairRepositoryResult,
     "export_backup_result": models.ExportBackupResult,
     "export_coins_result": models.ExportCoinsResult,
     "import_coins_result": models.ImportCoinsResult,

@@ -31,16 +31,20 @@ from holdfast.enums import (
     TaskState,
     VerifyLevel,
 )
+from holdfast.maintenance_models import (
+    CheckRepositoryResult,
+    CompactRepositoryResult,
+    PruneRepositoryResult,
+    RepairRepositoryResult,
+)
 from holdfast.wallet_models import CoinSummary, CoinTotal, DenominationTotal
 
 __all__ = [
     "ArchiveLimits",
     "Backup",
-    "BackupDamage",
     "BackupResult",
     "BackupStatistics",
     "BlockedBy",
-    "CheckRepositoryResult",
     "Cleanup",
     "Discovery",
     "Entry",
@@ -395,36 +399,6 @@ class VerifyResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BackupDamage:
-    """What a backup in a repository has lost.
-
-    `files_lost` is None where nothing was read to tell; `paths` holds at most 100, and none of a sealed repository.
-    """
-
-    backup_id: str
-    files_lost: int | None
-    chunks_lost: int
-    paths: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckRepositoryResult:
-    """Result of CHECK_REPOSITORY. `percent` is the share of the data that was read. Its lists hold at most 100."""
-
-    repository_id: str
-    level: VerifyLevel
-    percent: float
-    backups_checked: int
-    packs_checked: int
-    objects_checked: int
-    files_checked: int
-    bytes_checked: int
-    damaged_objects: tuple[str, ...]
-    damaged_count: int
-    damaged_backups: tuple[BackupDamage, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedFile:
     """One file that an export wrote. `coins`, `amount` and `generation` are 0 and None for an exported backup."""
 
@@ -494,6 +468,9 @@ TaskResult = (
     | RestoreArchiveResult
     | VerifyResult
     | CheckRepositoryResult
+    | PruneRepositoryResult
+    | CompactRepositoryResult
+    | RepairRepositoryResult
     | ExportBackupResult
     | ExportCoinsResult
     | ImportCoinsResult

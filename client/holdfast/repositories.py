@@ -1,4 +1,4 @@
-"""Repositories: created, shown, unlocked for a while and locked."""
+"""Repositories: created, shown, unlocked for a while and locked, proved and maintained."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ from holdfast.convert import from_message, to_duration, to_number, to_task, wire
 from holdfast.credentials import Credentials, wire_credentials
 from holdfast.enums import VerifyLevel
 from holdfast.errors import BadConfiguration
-from holdfast.models import CheckRepositoryResult
+from holdfast.maintenance_models import (
+    CheckRepositoryResult,
+    CompactRepositoryResult,
+    PruneRepositoryResult,
+    RepairRepositoryResult,
+)
 from holdfast.pages import pages
 from holdfast.repository_models import CreatedRepository, Repository
+from holdfast.retention import RetentionPolicy, wire_retention
 from holdfast.task import TaskHandle
 from holdfast.v1 import backup_pb2, repository_pb2, repository_service_pb2
 
@@ -129,6 +135,61 @@ class Repositories:
             request_id=request_id or str(uuid.uuid4()),
         )
         task = to_task(self._connection.create(self._connection.repositories.CheckRepository, request))
+        return TaskHandle(self._connection, task)
+
+    def prune(
+        self,
+        repository_id: str,
+        retention: RetentionPolicy,
+        *,
+        source_ids: Iterable[str] = (),
+        dry_run: bool = False,
+        request_id: str | None = None,
+    ) -> TaskHandle[PruneRepositoryResult]:
+        """Start the removal of backups that the policy does not keep, of the named sources or of all, and free what
+        nothing needs any more. Removed backups do not go through the trash.
+
+        Backups and restores go on meanwhile; what they may need is freed by a later prune. A policy without rules
+        removes no backup. `dry_run` only tells the plan. Raises NotFound: REPOSITORY_NOT_FOUND, SOURCE_NOT_FOUND.
+        """
+        request = repository_service_pb2.PruneRepositoryRequest(
+            repository_id=repository_id,
+            source_ids=source_ids,
+            retention=wire_retention(retention),
+            dry_run=dry_run,
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        task = to_task(self._connection.create(self._connection.repositories.PruneRepository, request))
+        return TaskHandle(self._connection, task)
+
+    def compact(
+        self, repository_id: str, *, dry_run: bool = False, request_id: str | None = None
+    ) -> TaskHandle[CompactRepositoryResult]:
+        """Start to merge small packs and index objects, and to free what is unused in packs that hold what is needed.
+        Needs no key."""
+        request = repository_service_pb2.CompactRepositoryRequest(
+            repository_id=repository_id, dry_run=dry_run, request_id=request_id or str(uuid.uuid4())
+        )
+        task = to_task(self._connection.create(self._connection.repositories.CompactRepository, request))
+        return TaskHandle(self._connection, task)
+
+    def repair(
+        self,
+        repository_id: str,
+        *,
+        dry_run: bool = False,
+        credentials: Credentials | None = None,
+        request_id: str | None = None,
+    ) -> TaskHandle[RepairRepositoryResult]:
+        """Start to rebuild what can be rebuilt and to set damaged packs aside, so that later backups store anew what is
+        lost. `credentials` open a sealed repository that is not unlocked, to count lost files beside chunks."""
+        request = repository_service_pb2.RepairRepositoryRequest(
+            repository_id=repository_id,
+            dry_run=dry_run,
+            credentials=wire_credentials(credentials),
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        task = to_task(self._connection.create(self._connection.repositories.RepairRepository, request))
         return TaskHandle(self._connection, task)
 
     def lock(self, repository_id: str) -> Repository:

@@ -132,6 +132,7 @@ def _edge_services(config: Config, reader: WalletReader, downloads: SnapshotDown
     from holdfast_server.tasks.export import ExportOrders
     from holdfast_server.tasks.export_coins_orders import ExportCoinsOrders
     from holdfast_server.tasks.import_coins import ImportOrders
+    from holdfast_server.tasks.maintenance_orders import MaintenanceOrders
     from holdfast_server.tasks.queue import DbosQueue, migrate_queue
     from holdfast_server.tasks.repositories import RepositoryRegistry
     from holdfast_server.tasks.restore import RestoreOrders
@@ -169,6 +170,7 @@ def _edge_services(config: Config, reader: WalletReader, downloads: SnapshotDown
         wallets=WalletQueries(database, policy, reader, keys),
         repositories=repositories,
         checks=CheckOrders(engine, repositories),
+        maintenance=MaintenanceOrders(engine, repositories),
         snapshots=SnapshotQueries(database, repositories, reader, downloads, clock, data_dir, software_version()),
     )
 
@@ -180,13 +182,17 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     from holdfast_server.catalog.rows import TaskKind
     from holdfast_server.tasks.archive_target import ArchiveTarget
     from holdfast_server.tasks.backup import BackupHandler
+    from holdfast_server.tasks.backup_maintenance import BackupMaintenance
     from holdfast_server.tasks.check_repository import CheckHandler
+    from holdfast_server.tasks.compact_repository import CompactHandler
     from holdfast_server.tasks.engine import TaskEngine
     from holdfast_server.tasks.export import ExportHandler
     from holdfast_server.tasks.export_coins import ExportCoinsHandler
     from holdfast_server.tasks.housekeeping import Housekeeper
     from holdfast_server.tasks.import_coins import ImportHandler
+    from holdfast_server.tasks.prune_repository import PruneHandler
     from holdfast_server.tasks.queue import DbosConsumer, DbosQueue, migrate_queue
+    from holdfast_server.tasks.repair_repository import RepairHandler
     from holdfast_server.tasks.repository_care import RepositoryCare
     from holdfast_server.tasks.restore import RestoreHandler
     from holdfast_server.tasks.restore_archive import RestoreArchiveHandler, ServiceLimits
@@ -208,12 +214,14 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     data_dir = os.fsencode(config.paths.data_dir)
     own = config.restore
     limits = ServiceLimits(own.max_entries, own.max_ratio, own.max_depth, own.reserve_mib << 20)
+    checks, compactions = CheckHandler(database, clock, data_dir), CompactHandler(database, clock, data_dir)
     handlers: dict[TaskKind, TaskHandler] = {
         TaskKind.BACKUP: BackupHandler(
             database,
             policy,
             ArchiveTarget(database, policy, pool, clock),
             SnapshotTarget(database, pool, clock, data_dir),
+            BackupMaintenance(database, clock, data_dir, compactions, checks),
             clock,
             data_dir,
             software_version(),
@@ -224,7 +232,10 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
         TaskKind.EXPORT_BACKUP: ExportHandler(database, policy, pool, clock, data_dir, software_version()),
         TaskKind.EXPORT_COINS: ExportCoinsHandler(database, policy, clock),
         TaskKind.IMPORT_COINS: ImportHandler(database, policy),
-        TaskKind.CHECK_REPOSITORY: CheckHandler(database, clock, data_dir),
+        TaskKind.CHECK_REPOSITORY: checks,
+        TaskKind.PRUNE_REPOSITORY: PruneHandler(database, clock, data_dir),
+        TaskKind.COMPACT_REPOSITORY: compactions,
+        TaskKind.REPAIR_REPOSITORY: RepairHandler(database, clock, data_dir),
     }
     housekeeper = Housekeeper(database, queue, clock, config.tasks.history_days, config.tasks.request_id_days)
     worker = Worker(owner, database, engine, handlers, housekeeper, clock, config.tasks.lease_seconds)

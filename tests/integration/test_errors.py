@@ -169,13 +169,10 @@ def test_a_name_or_an_id_for_several_sources_is_refused(place: Place) -> None:
 
 def test_messages_not_built_yet_are_refused_by_name(place: Place) -> None:
     server = place.server
-    maintained = order(place)
-    maintained.maintenance.prune = True
     in_place = restore_calls.RestoreBackupRequest(backup_id=place.backup_id)
     in_place.in_place.SetInParent()
     in_place.credentials.passphrase = "canary-passphrase"
     cases = [
-        (server.backups.CreateBackup, maintained, "maintenance"),
         (server.restores.RestoreBackup, in_place, "in_place"),
         (
             server.backups.VerifyBackup,

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from holdfast.v1 import (
     backup_pb2,
     backup_service_pb2,
     export_service_pb2,
+    repository_pb2,
+    repository_service_pb2,
     restore_service_pb2,
     source_service_pb2,
     task_pb2,
@@ -94,16 +97,51 @@ def test_wrong_orders(place: Place, call: Callable[..., Any]) -> None:
         assert (failure.code.name, failure.reason) == (code, reason), order
 
 
-def test_maintenance_is_refused_by_name(place: Place, call: Callable[..., Any]) -> None:
-    for field in ("prune", "compact", "check_percent", "retention"):
-        order = place.order()
-        if field == "retention":
-            order.maintenance.retention.SetInParent()
-        else:
-            setattr(order.maintenance, field, 1)
+def test_wrong_maintenance_names_its_field(place: Place, call: Callable[..., Any]) -> None:
+    def order(**values: Any) -> backup_service_pb2.CreateBackupRequest:
+        made = place.order()
+        made.maintenance.CopyFrom(backup_pb2.Maintenance(**values))
+        return made
+
+    policy = repository_pb2.RetentionPolicy
+    archive = order(compact=True)
+    archive.archive.folder, archive.archive.format = str(place.base), backup_pb2.ARCHIVE_FORMAT_ZIP
+    dry = order(compact=True)
+    dry.dry_run = True
+    cases = [
+        (order(prune=True), "maintenance.retention"),
+        (order(retention=policy(keep_last=1)), "maintenance.prune"),
+        (order(prune=True, retention=policy(keep_last=0)), "maintenance.retention.keep_last"),
+        (order(prune=True, retention=policy(keep_within=Duration(seconds=-1))), "maintenance.retention.keep_within"),
+        (order(check_percent=101), "maintenance.check_percent"),
+        (archive, "maintenance"),
+        (dry, "maintenance"),
+    ]
+    for wrong, field in cases:
         with place.unchanged():
-            failure = refused(call, order)
-        assert (failure.reason, failure.metadata["field"]) == ("NOT_AVAILABLE", "maintenance")
+            failure = refused(call, wrong)
+        assert (failure.reason, failure.metadata["field"]) == ("INVALID_FIELD", field)
+
+
+def test_wrong_prunes_compactions_and_repairs(place: Place) -> None:
+    calls, name = place.server.repositories, place.repository_id
+    policy = repository_pb2.RetentionPolicy(keep_last=1)
+    prune, compact = repository_service_pb2.PruneRepositoryRequest, repository_service_pb2.CompactRepositoryRequest
+    repair = repository_service_pb2.RepairRepositoryRequest
+    zero = repository_pb2.RetentionPolicy(keep_within=Duration())
+    cases: list[tuple[str, Callable[..., Any], Any]] = [
+        ("INVALID_FIELD", calls.PruneRepository, prune(repository_id=name)),
+        ("INVALID_FIELD", calls.PruneRepository, prune(repository_id=name, retention=zero)),
+        ("INVALID_FIELD", calls.PruneRepository, prune(repository_id=name, retention=policy, source_ids=["a", "a"])),
+        ("INVALID_FIELD", calls.PruneRepository, prune(repository_id=name, retention=policy, request_id="x")),
+        ("SOURCE_NOT_FOUND", calls.PruneRepository, prune(repository_id=name, retention=policy, source_ids=["none"])),
+        ("REPOSITORY_NOT_FOUND", calls.PruneRepository, prune(repository_id="none", retention=policy)),
+        ("REPOSITORY_NOT_FOUND", calls.CompactRepository, compact(repository_id="none")),
+        ("REPOSITORY_NOT_FOUND", calls.RepairRepository, repair()),
+    ]
+    for reason, method, request in cases:
+        with place.unchanged():
+            assert refused(method, request).reason == reason, request
 
 
 def test_nothing_is_written_into_the_folder_of_a_repository(place: Place) -> None:

@@ -139,7 +139,7 @@ def test_what_is_wrong_has_its_reason_in_the_details(place: Desk, grpcurl: Grpcu
             "InvalidArgument",
             "INVALID_FIELD",
         ),
-        ("RepositoryService/PruneRepository", {"repositoryId": "vault-2"}, "Unimplemented", "NOT_AVAILABLE"),
+        ("RepositoryService/PruneRepository", {"repositoryId": "vault-2"}, "InvalidArgument", "INVALID_FIELD"),
         ("BackupService/ListBackupEntries", {"backupId": BACKUP, "path": "none"}, "NotFound", "ENTRY_NOT_FOUND"),
         ("BackupService/ListBackupEntries", {"backupId": BACKUP, "pageSize": -1}, "InvalidArgument", "INVALID_FIELD"),
         ("BackupService/VerifyBackup", {"backupId": GHOST}, "NotFound", "BACKUP_NOT_FOUND"),

@@ -14,12 +14,14 @@ from holdfast.cli.identity import identity_option
 from holdfast.cli.level import LEVELS, level_option
 from holdfast.cli.recipients import all_recipients, recipient_options
 from holdfast.cli.repository_key import repository_key_options
+from holdfast.cli.retention import maintenance_options
 from holdfast.cli.session import Command, Session, pass_session
 from holdfast.cli.watching import start, task_options
 from holdfast.credentials import Credentials
 from holdfast.download import Download
 from holdfast.enums import ArchiveFormat, OnSourceError
 from holdfast.models import Backup, BackupStatistics
+from holdfast.retention import Maintenance
 from holdfast.text import count, local_time, percent, safe, size
 
 __all__ = ["backup", "write_download"]
@@ -39,6 +41,7 @@ backup.add_command(list_entries)
     cls=Command,
     epilog="\b\nExamples:\n"
     "  holdfast backup create default --repository main\n"
+    "  holdfast backup create default --repository main --keep-daily 7 --keep-weekly 5 --check-percent 5\n"
     "  holdfast backup create default --to /backups --format zip --tag nightly\n"
     "  holdfast backup create --all-wallets --to /backups --format tar.zst --create-folder\n"
     "  holdfast backup create default --to /backups --format tar.zst --recipient age1...\n"
@@ -61,6 +64,7 @@ backup.add_command(list_entries)
     help="What an unreadable file does: a warning, or the end of that backup. [default: warn]",
 )
 @click.option("--create-folder", is_flag=True, help="Create FOLDER if it is missing.")
+@maintenance_options
 @click.option("--dry-run", is_flag=True, help="Only tell what would be stored; write nothing.")
 @task_options
 @pass_session
@@ -80,6 +84,7 @@ def create(
     ignore: tuple[str, ...],
     on_source_error: str | None,
     create_folder: bool,
+    maintenance: Maintenance | None,
     dry_run: bool,
     detach: bool,
     request_id: str | None,
@@ -87,6 +92,9 @@ def create(
     """Back up each SOURCE_ID into a snapshot in a repository, or into a verified archive of its own, and watch it.
 
     With recipients each archive is sealed with age: only their identities open it, and nobody can recover a lost one.
+
+    With any --keep-..., other backups of the same sources in that repository are removed afterwards and what nothing
+    needs is freed; --compact and --check-percent follow. What fails of this is a warning: the backup is made.
 
     Ctrl-C detaches from the watch; the backup goes on. A relative FOLDER is taken from here if the server is on this
     machine.
@@ -100,6 +108,8 @@ def create(
     if (folder is None) != (archive_format is None):
         raise click.UsageError("--to and --format go together")
     sealed_to = all_recipients(recipients, recipients_files)
+    if repository_id is None and maintenance is not None:
+        raise click.UsageError("--keep-..., --compact and --check-percent are for repositories")
     if repository_id is not None and (tag or create_folder or sealed_to):
         raise click.UsageError("--tag, --create-folder and recipients are for archives")
     where = None if folder is None else session.server_path(folder)
@@ -119,6 +129,7 @@ def create(
             locked=locked,
             ignore=ignore,
             on_source_error=None if on_source_error is None else OnSourceError[on_source_error.upper()],
+            maintenance=maintenance,
             dry_run=dry_run,
             request_id=request,
         ),

@@ -7,6 +7,7 @@ import click
 from holdfast.cli.level import LEVELS, level_option
 from holdfast.cli.password import read_password
 from holdfast.cli.repository_key import repository_key_options
+from holdfast.cli.repository_maintenance import compact, prune, repair
 from holdfast.cli.session import Command, Session, pass_session
 from holdfast.cli.span import for_option
 from holdfast.cli.watching import start, task_options
@@ -22,7 +23,11 @@ _FROM_FILE = "--passphrase-file"
 
 @click.group()
 def repository() -> None:
-    """Create, show, check, unlock and lock repositories: deduplicated, compressed, encrypted stores of snapshots."""
+    """Create, show, check, prune and mend repositories: deduplicated, compressed, encrypted stores of snapshots."""
+
+
+for _command in (prune, compact, repair):
+    repository.add_command(_command)
 
 
 @repository.command(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from holdfast.cli.maintenance_summary import show_compacted, show_damage, show_pruned, show_repaired
 from holdfast.cli.session import Session
-from holdfast.enums import TaskKind, TaskState
+from holdfast.enums import MaintenanceState, TaskKind, TaskState
 from holdfast.errors import HoldfastError, Reason
+from holdfast.maintenance_models import (
+    CheckRepositoryResult,
+    CompactRepositoryResult,
+    PruneRepositoryResult,
+    RepairRepositoryResult,
+)
 from holdfast.models import (
     BackupResult,
-    CheckRepositoryResult,
     ExportBackupResult,
     ExportCoinsResult,
     ImportCoinsResult,
@@ -42,6 +48,12 @@ def summarise(session: Session, task: Task) -> None:
         _verify(session, task.result)
     elif isinstance(task.result, CheckRepositoryResult):
         _check(session, task.result)
+    elif isinstance(task.result, PruneRepositoryResult):
+        show_pruned(session, task, task.result)
+    elif isinstance(task.result, CompactRepositoryResult):
+        show_compacted(session, task, task.result)
+    elif isinstance(task.result, RepairRepositoryResult):
+        show_repaired(session, task, task.result)
     elif isinstance(task.result, ExportBackupResult):
         _export(session, task, task.result)
     elif isinstance(task.result, ExportCoinsResult):
@@ -88,6 +100,8 @@ def _backup(session: Session, task: Task, result: BackupResult) -> None:
     if result.coins_backed_up:
         wallets = count(result.wallets_processed, "wallet")
         session.line(f"{wallets}, {count(result.coins_backed_up, 'coin file')} among them")
+    if task.maintenance_state is not MaintenanceState.NONE:
+        session.line(f"maintenance of the repository: {task.maintenance_state.lower()}")
 
 
 def _outcome(outcome: SourceOutcome, sha256: str, dry_run: bool) -> list[str]:
@@ -263,9 +277,4 @@ def _check(session: Session, result: CheckRepositoryResult) -> None:
     session.line(f"repository {safe(result.repository_id)}: checked {read} at level {level}{share}")
     for name in result.damaged_objects:
         session.line(f"  damaged: {safe(name)}")
-    for one in result.damaged_backups:
-        chunks = count(one.chunks_lost, "chunk")
-        files = "" if one.files_lost is None else f", {count(one.files_lost, 'file')}"
-        session.line(f"  backup {one.backup_id} has lost {chunks}{files}")
-        for path in one.paths:
-            session.line(f"    {safe(path)}")
+    show_damage(session, result.damaged_backups)

@@ -165,11 +165,14 @@ class RepositoryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PruneRepository(self, request, context):
-        """Starts a task that removes backups by a retention policy and frees what no other needs.
+        """Starts a task that removes backups by a retention policy and frees what no other needs. Backups go at once and do
+        not come back from the trash; those in the trash are left alone. It never waits for backups and restores under way:
+        what they may need is left to the next prune. One prune, compaction or repair of a repository runs at a time.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD; NOT_FOUND/REPOSITORY_NOT_FOUND, SOURCE_NOT_FOUND;
-        ALREADY_EXISTS/REQUEST_ID_REUSED; UNAVAILABLE/STORAGE_UNREACHABLE. In the task: DATA_LOSS/CHECKSUM_MISMATCH,
-        REPOSITORY_ROLLED_BACK.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD; NOT_FOUND/REPOSITORY_NOT_FOUND, SOURCE_NOT_FOUND (neither registered nor
+        with a backup there); FAILED_PRECONDITION/STORE_UNSUITABLE; ALREADY_EXISTS/REQUEST_ID_REUSED;
+        UNAVAILABLE/STORAGE_UNREACHABLE. In the task: DATA_LOSS/CHECKSUM_MISMATCH (a backup cannot be read, so nobody knows
+        what it needs: repair the repository or delete that backup), REPOSITORY_ROLLED_BACK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,7 +181,8 @@ class RepositoryServiceServicer(object):
     def CompactRepository(self, request, context):
         """Starts a task that merges small packs and index objects and frees unused bytes. Needs no content key.
 
-        Errors: as PruneRepository.
+        Errors: NOT_FOUND/REPOSITORY_NOT_FOUND; FAILED_PRECONDITION/STORE_UNSUITABLE; ALREADY_EXISTS/REQUEST_ID_REUSED;
+        UNAVAILABLE/STORAGE_UNREACHABLE. In the task: DATA_LOSS/CHECKSUM_MISMATCH, REPOSITORY_ROLLED_BACK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,9 +201,11 @@ class RepositoryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RepairRepository(self, request, context):
-        """Starts a task that rebuilds missing indexes and sets damaged packs aside, so that later backups heal them.
+        """Starts a task that reads every byte, rebuilds missing indexes, mends the log and sets damaged packs aside, so that
+        later backups heal what was lost. Nothing that a backup may need is deleted.
 
-        Errors: as PruneRepository.
+        Errors: as CompactRepository; UNAVAILABLE/NO_WORKER with credentials. In the task: FAILED_PRECONDITION/KEY_WRONG;
+        ABORTED/REPOSITORY_BUSY (the log is damaged and another service maintains the repository).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

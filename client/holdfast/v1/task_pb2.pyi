@@ -595,7 +595,7 @@ class PruneDecision(_message.Message):
     def __init__(self, backup_id: _Optional[str] = ..., rules: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PruneRepositoryResult(_message.Message):
-    __slots__ = ("repository_id", "plans", "backups_kept", "backups_removed", "packs_condemned", "packs_deleted", "bytes_freed", "bytes_pending")
+    __slots__ = ("repository_id", "plans", "backups_kept", "backups_removed", "packs_condemned", "packs_deleted", "bytes_freed", "bytes_pending", "packs_rescued", "runs_waited_for", "runs_revoked")
     REPOSITORY_ID_FIELD_NUMBER: _ClassVar[int]
     PLANS_FIELD_NUMBER: _ClassVar[int]
     BACKUPS_KEPT_FIELD_NUMBER: _ClassVar[int]
@@ -604,6 +604,9 @@ class PruneRepositoryResult(_message.Message):
     PACKS_DELETED_FIELD_NUMBER: _ClassVar[int]
     BYTES_FREED_FIELD_NUMBER: _ClassVar[int]
     BYTES_PENDING_FIELD_NUMBER: _ClassVar[int]
+    PACKS_RESCUED_FIELD_NUMBER: _ClassVar[int]
+    RUNS_WAITED_FOR_FIELD_NUMBER: _ClassVar[int]
+    RUNS_REVOKED_FIELD_NUMBER: _ClassVar[int]
     repository_id: str
     plans: _containers.RepeatedCompositeFieldContainer[PrunePlan]
     backups_kept: int
@@ -612,7 +615,10 @@ class PruneRepositoryResult(_message.Message):
     packs_deleted: int
     bytes_freed: int
     bytes_pending: int
-    def __init__(self, repository_id: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[PrunePlan, _Mapping]]] = ..., backups_kept: _Optional[int] = ..., backups_removed: _Optional[int] = ..., packs_condemned: _Optional[int] = ..., packs_deleted: _Optional[int] = ..., bytes_freed: _Optional[int] = ..., bytes_pending: _Optional[int] = ...) -> None: ...
+    packs_rescued: int
+    runs_waited_for: int
+    runs_revoked: int
+    def __init__(self, repository_id: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[PrunePlan, _Mapping]]] = ..., backups_kept: _Optional[int] = ..., backups_removed: _Optional[int] = ..., packs_condemned: _Optional[int] = ..., packs_deleted: _Optional[int] = ..., bytes_freed: _Optional[int] = ..., bytes_pending: _Optional[int] = ..., packs_rescued: _Optional[int] = ..., runs_waited_for: _Optional[int] = ..., runs_revoked: _Optional[int] = ...) -> None: ...
 
 class CompactRepositoryResult(_message.Message):
     __slots__ = ("repository_id", "packs_merged", "packs_written", "indexes_merged", "objects_before", "objects_after", "bytes_freed", "bytes_pending")
@@ -673,17 +679,21 @@ class CheckRepositoryResult(_message.Message):
     def __init__(self, repository_id: _Optional[str] = ..., level: _Optional[_Union[_backup_pb2.VerifyLevel, str]] = ..., percent: _Optional[float] = ..., backups_checked: _Optional[int] = ..., packs_checked: _Optional[int] = ..., objects_checked: _Optional[int] = ..., files_checked: _Optional[int] = ..., bytes_checked: _Optional[int] = ..., damaged_objects: _Optional[_Iterable[str]] = ..., damaged_count: _Optional[int] = ..., damaged_backups: _Optional[_Iterable[_Union[BackupDamage, _Mapping]]] = ...) -> None: ...
 
 class RepairRepositoryResult(_message.Message):
-    __slots__ = ("repository_id", "indexes_rebuilt", "packs_adopted", "packs_set_aside", "chunks_lost", "damaged_backups")
+    __slots__ = ("repository_id", "indexes_rebuilt", "packs_adopted", "packs_set_aside", "chunks_lost", "damaged_backups", "log_mended", "runs_ended")
     REPOSITORY_ID_FIELD_NUMBER: _ClassVar[int]
     INDEXES_REBUILT_FIELD_NUMBER: _ClassVar[int]
     PACKS_ADOPTED_FIELD_NUMBER: _ClassVar[int]
     PACKS_SET_ASIDE_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_LOST_FIELD_NUMBER: _ClassVar[int]
     DAMAGED_BACKUPS_FIELD_NUMBER: _ClassVar[int]
+    LOG_MENDED_FIELD_NUMBER: _ClassVar[int]
+    RUNS_ENDED_FIELD_NUMBER: _ClassVar[int]
     repository_id: str
     indexes_rebuilt: int
     packs_adopted: int
     packs_set_aside: int
     chunks_lost: int
     damaged_backups: _containers.RepeatedCompositeFieldContainer[BackupDamage]
-    def __init__(self, repository_id: _Optional[str] = ..., indexes_rebuilt: _Optional[int] = ..., packs_adopted: _Optional[int] = ..., packs_set_aside: _Optional[int] = ..., chunks_lost: _Optional[int] = ..., damaged_backups: _Optional[_Iterable[_Union[BackupDamage, _Mapping]]] = ...) -> None: ...
+    log_mended: bool
+    runs_ended: int
+    def __init__(self, repository_id: _Optional[str] = ..., indexes_rebuilt: _Optional[int] = ..., packs_adopted: _Optional[int] = ..., packs_set_aside: _Optional[int] = ..., chunks_lost: _Optional[int] = ..., damaged_backups: _Optional[_Iterable[_Union[BackupDamage, _Mapping]]] = ..., log_mended: bool = ..., runs_ended: _Optional[int] = ...) -> None: ...

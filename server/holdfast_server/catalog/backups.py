@@ -13,9 +13,12 @@ from holdfast_server.catalog.rows import BackupRow, BackupState, TaskKind, Verif
 
 __all__ = [
     "BackupFilter",
+    "PrunableBackup",
     "add_verification",
+    "backups_in_use",
     "backups_of_task",
     "count_of_source",
+    "begin_purge",
     "delete_backup",
     "delete_unfinished",
     "every_backup",
@@ -24,6 +27,8 @@ __all__ = [
     "latest_of_sources",
     "list_backups",
     "lock_resource",
+    "prunable_backups",
+    "prunable_sources",
     "trashed_backups",
     "update_backup",
     "verifications_of",
@@ -45,6 +50,18 @@ class BackupFilter:
     kinds: Collection[str] = ()
     repository_id: str | None = None
     show_deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PrunableBackup:
+    """What decides whether a backup is pruned."""
+
+    backup_id: str
+    create_time: int
+    state: str
+    complete: bool | None
+    locked: bool
+    task_id: str
 
 
 def insert_backup(connection: sa.Connection, row: BackupRow) -> None:
@@ -93,6 +110,36 @@ def snapshots_in(connection: sa.Connection, repository_id: str) -> dict[str, Bac
     """The backups that a repository must hold, by id, those in the trash too."""
     query = _b.select().where(_b.c.repository_id == repository_id, _b.c.state == BackupState.COMPLETED)
     return {row["backup_id"]: BackupRow.of(row) for row in connection.execute(query).mappings()}
+
+
+def prunable_sources(connection: sa.Connection, repository_id: str) -> list[str]:
+    """The sources that have backups in a repository, but for those in the trash and those that failed, by id."""
+    query = sa.select(_b.c.source_id).distinct().where(*_prunable(repository_id)).order_by(_b.c.source_id)
+    return [row[0] for row in connection.execute(query)]
+
+
+def prunable_backups(connection: sa.Connection, repository_id: str, source_id: str) -> list[PrunableBackup]:
+    """The backups of a source that a prune of the repository decides about, in no order; those that are being made are
+    among them."""
+    columns = (_b.c.backup_id, _b.c.create_time, _b.c.state, _b.c.complete, _b.c.locked, _b.c.task_id)
+    query = sa.select(*columns).where(*_prunable(repository_id), _b.c.source_id == source_id)
+    return [PrunableBackup(*row) for row in connection.execute(query)]
+
+
+def backups_in_use(connection: sa.Connection) -> set[str]:
+    """The backups that a task holds or waits for."""
+    resource = schema.locks.c.resource
+    query = sa.select(resource).where(resource.startswith(_LOCK_PREFIX, autoescape=True))
+    return {row[0].removeprefix(_LOCK_PREFIX) for row in connection.execute(query)}
+
+
+def begin_purge(connection: sa.Connection, backup_ids: Collection[str], now: int) -> None:
+    """From here on nothing brings the snapshots back: whoever purges finishes it."""
+    connection.execute(
+        _b.update()
+        .where(_b.c.backup_id.in_(sorted(backup_ids)))
+        .values(delete_time=now, purge_time=now, purge_begun=now, update_time=now)
+    )
 
 
 def every_backup(connection: sa.Connection) -> list[BackupRow]:
@@ -178,6 +225,11 @@ def _state() -> sa.Case[str]:
     )
     restoring = sa.and_(_b.c.state == BackupState.COMPLETED, (sa.literal(_LOCK_PREFIX) + _b.c.backup_id).in_(restores))
     return sa.case((restoring, BackupState.RESTORING.value), else_=_b.c.state)
+
+
+def _prunable(repository_id: str) -> list[sa.ColumnElement[bool]]:
+    states = (BackupState.COMPLETED, BackupState.IN_PROGRESS)
+    return [_b.c.repository_id == repository_id, _b.c.delete_time.is_(None), _b.c.state.in_(states)]
 
 
 def _shown() -> sa.Select[Any]:

@@ -30,7 +30,7 @@ __all__ = ["HEAD", "Database"]
 _log = logging.getLogger(__name__)
 
 #: The newest migration; `prepare` runs alembic only when the database says another.
-HEAD = "0007"
+HEAD = "0008"
 
 #: The reserve's folder, beside the catalog, and what it consists of.
 _RESERVE = b"reserve"

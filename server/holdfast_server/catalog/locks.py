@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from holdfast_server.catalog import schema
 from holdfast_server.catalog.rows import LockMode, LockWish
 
-__all__ = ["all_locks", "hold", "release", "users_of", "wish"]
+__all__ = ["all_locks", "hold", "hold_besides", "release", "release_of", "users_of", "wish"]
 
 _l = schema.locks
 
@@ -29,6 +29,23 @@ def wish(connection: sa.Connection, task_id: str, wishes: Sequence[LockWish]) ->
 
 def hold(connection: sa.Connection, task_id: str) -> None:
     connection.execute(_l.update().where(_l.c.task_id == task_id).values(held=True))
+
+
+def hold_besides(connection: sa.Connection, task_id: str, resource: str) -> str | None:
+    """Give a task that runs one lock more, EXCLUSIVE; gives the task that holds it already, and then nothing is done.
+
+    The caller holds nothing that whoever has it may be waiting for.
+    """
+    query = sa.select(_l.c.task_id).where(_l.c.resource == resource, _l.c.held)
+    holders = [row[0] for row in connection.execute(query)]
+    if holders == []:
+        connection.execute(_l.insert().values(resource=resource, task_id=task_id, mode=LockMode.EXCLUSIVE, held=True))
+    return next((holder for holder in holders if holder != task_id), None)
+
+
+def release_of(connection: sa.Connection, task_id: str, resources: Sequence[str]) -> None:
+    """Drop some of what a task holds: it needs it no more, and its later attempts do not either."""
+    connection.execute(_l.delete().where(_l.c.task_id == task_id, _l.c.resource.in_(sorted(resources))))
 
 
 def release(connection: sa.Connection, task_id: str) -> None:

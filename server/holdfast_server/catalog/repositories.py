@@ -22,6 +22,7 @@ __all__ = [
     "list_repositories",
     "locations",
     "lock_resource",
+    "maintenance_resource",
     "newer_heads",
     "unlocks",
     "update_repository",
@@ -31,8 +32,14 @@ _r = schema.repositories
 
 
 def lock_resource(repository_id: str) -> str:
-    """The resource that tasks lock: shared to write or read snapshots, exclusive to remove from it."""
+    """The resource that tasks lock as long as they need the repository: all of them shared."""
     return f"repository:{repository_id}"
+
+
+def maintenance_resource(repository_id: str) -> str:
+    """The resource that a prune, a compaction and a repair lock exclusively: one of them at a time, beside the backups
+    and restores that go on."""
+    return f"maintenance:{repository_id}"
 
 
 def insert_repository(connection: sa.Connection, row: RepositoryRow) -> None:

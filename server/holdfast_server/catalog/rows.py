@@ -18,6 +18,7 @@ __all__ = [
     "LockMode",
     "LockWish",
     "LogRow",
+    "MaintenanceState",
     "ProblemRow",
     "RepositoryRow",
     "RepositoryState",
@@ -53,6 +54,9 @@ class TaskKind(StrEnum):
     EXPORT_COINS = "EXPORT_COINS"
     IMPORT_COINS = "IMPORT_COINS"
     CHECK_REPOSITORY = "CHECK_REPOSITORY"
+    PRUNE_REPOSITORY = "PRUNE_REPOSITORY"
+    COMPACT_REPOSITORY = "COMPACT_REPOSITORY"
+    REPAIR_REPOSITORY = "REPAIR_REPOSITORY"
 
 
 class TaskState(StrEnum):
@@ -87,6 +91,17 @@ MOVES: Mapping[TaskState, frozenset[TaskState]] = {
     # ResumeTask alone: an export that is committed and could not be published.
     TaskState.FAILED: frozenset({TaskState.PENDING}),
 }
+
+
+class MaintenanceState(StrEnum):
+    """How the maintenance of a repository after a backup stands; NONE also until it begins."""
+
+    NONE = "NONE"
+    PRUNING = "PRUNING"
+    COMPACTING = "COMPACTING"
+    CHECKING = "CHECKING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
 
 
 class BackupState(StrEnum):
@@ -189,6 +204,7 @@ class TaskRow(_Row):
     result: dict[str, Any] | None = None
     checkpoint: dict[str, Any] = field(default_factory=dict)
     has_credentials: bool = False
+    maintenance_state: str = MaintenanceState.NONE
 
     @property
     def ended(self) -> bool:

@@ -82,6 +82,8 @@ tasks = sa.Table(
     sa.Column("checkpoint", sa.JSON, nullable=False),
     # That the call came with a secret; the secret itself is in task_secrets, sealed.
     sa.Column("has_credentials", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Of the repository, after a backup into it.
+    sa.Column("maintenance_state", sa.String(16), nullable=False, server_default="NONE"),
     sa.Index("tasks_by_state", "state"),
     sa.Index("tasks_by_create_time", "create_time", "task_id"),
     sa.Index("tasks_by_update_time", "update_time"),

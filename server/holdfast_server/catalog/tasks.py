@@ -16,6 +16,7 @@ from holdfast_server.catalog.rows import (
     EventKind,
     EventRow,
     LogRow,
+    MaintenanceState,
     ProblemRow,
     TaskRow,
     TaskState,
@@ -42,6 +43,7 @@ __all__ = [
     "record_progress",
     "record_warnings",
     "revisions",
+    "show_maintenance",
     "update_attempt",
     "update_task",
 ]
@@ -51,6 +53,8 @@ PROGRESS_KEPT = 64
 
 _t = schema.tasks
 _e = schema.task_events
+
+_MAINTAINING = (MaintenanceState.PRUNING, MaintenanceState.COMPACTING, MaintenanceState.CHECKING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +171,10 @@ def move(
         conditions.append(_t.c.attempt == fence)
     if lease_before is not None:
         conditions.append(_t.c.lease_expires < lease_before)
+    if to in END_STATES:
+        # An ended task maintains nothing; `values` says otherwise where it was done.
+        cut_off = (_t.c.maintenance_state.in_(_MAINTAINING), MaintenanceState.FAILED.value)
+        values = {"maintenance_state": sa.case(cut_off, else_=_t.c.maintenance_state), **values}
     changed = (
         connection.execute(
             _t.update()
@@ -229,6 +237,15 @@ def record_warnings(
         if row is None:
             return False
         _append(connection, row, EventKind.WARNING, warning, now)
+    return True
+
+
+def show_maintenance(connection: sa.Connection, task_id: str, attempt: int, state: MaintenanceState, now: int) -> bool:
+    """Say how the maintenance after a backup stands, with a STATE event; False when fenced."""
+    row = _bump(connection, task_id, now, fence=attempt, maintenance_state=state)
+    if row is None:
+        return False
+    _append(connection, row, EventKind.STATE, row.snapshot(), now)
     return True
 
 

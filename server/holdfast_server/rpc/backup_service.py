@@ -26,12 +26,14 @@ from holdfast_server.rpc.parse import (
     parse_credentials,
     parse_path,
     parse_relative,
+    parse_retention,
     parse_uuid,
     refuse_unbuilt,
     request_key,
 )
 from holdfast_server.rpc.services import Services
 from holdfast_server.rpc.watching import stream_task
+from holdfast_server.tasks.backup_maintenance import MaintenanceOrder
 from holdfast_server.tasks.backup_orders import BackupOrder
 from holdfast_server.tasks.stored import as_archive, find_backup, require_backup, require_finished
 
@@ -172,7 +174,6 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
         return self._services.backups.create(order, current_principal().name, key)
 
     def _order(self, request: Any) -> tuple[BackupOrder, RequestKey | None]:
-        refuse_unbuilt(request, "maintenance")
         policy = enum_name(backup_pb2.OnSourceError, request.on_source_error, "on_source_error", default="WARN")
         backup_id = parse_uuid(request.backup_id, "backup_id") if request.HasField("backup_id") else None
         order = BackupOrder(
@@ -185,10 +186,20 @@ class BackupServicer(backup_service_pb2_grpc.BackupServiceServicer):
             ignore=tuple(request.ignore),
             fail_on_error=policy == "FAIL",
             dry_run=request.dry_run,
+            maintenance=_maintenance(request.maintenance) if request.HasField("maintenance") else None,
         )
         defaults = {"on_source_error": policy, **({"backup_id": backup_id} if backup_id else {})}
         key = request_key(request, "CreateBackup", current_principal().name, defaults)
         return order, key
+
+
+def _maintenance(asked: backup_pb2.Maintenance) -> MaintenanceOrder:
+    return MaintenanceOrder(
+        policy=parse_retention(asked.retention) if asked.HasField("retention") else None,
+        prune=asked.prune,
+        compact=asked.compact,
+        check_percent=asked.check_percent,
+    )
 
 
 def _target(request: Any) -> dict[str, Any]:

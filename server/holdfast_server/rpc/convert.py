@@ -103,7 +103,7 @@ def task_message(
         blocked_by=[task_pb2.BlockedBy(resource=b.resource, task_id=b.task_id) for b in blockers[:_SHOWN]],
         queue_position=position,
         cleanup=task_pb2.Cleanup(**t["cleanup"]) if t["cleanup"] else None,
-        maintenance_state=task_pb2.MAINTENANCE_STATE_NONE,
+        maintenance_state=f"MAINTENANCE_STATE_{t.get('maintenance_state', 'NONE')}",
         cancel_requested=t["cancel_requested"],
         revision=t["revision"],
         dry_run=t["dry_run"],
@@ -125,6 +125,15 @@ def _put_result(message: task_pb2.Task, kind: str, result: Mapping[str, Any]) ->
         damage = [task_pb2.BackupDamage(**one) for one in result["damaged_backups"]]
         values = {**result, "level": f"VERIFY_LEVEL_{result['level']}", "damaged_backups": damage}
         message.check_repository_result.CopyFrom(task_pb2.CheckRepositoryResult(**values))
+    elif kind == "PRUNE_REPOSITORY":
+        plans = [_prune_plan(one) for one in result["plans"]]
+        message.prune_repository_result.CopyFrom(task_pb2.PruneRepositoryResult(**{**result, "plans": plans}))
+    elif kind == "COMPACT_REPOSITORY":
+        message.compact_repository_result.CopyFrom(task_pb2.CompactRepositoryResult(**result))
+    elif kind == "REPAIR_REPOSITORY":
+        damage = [task_pb2.BackupDamage(**one) for one in result["damaged_backups"]]
+        values = {**result, "damaged_backups": damage}
+        message.repair_repository_result.CopyFrom(task_pb2.RepairRepositoryResult(**values))
     elif kind == "RESTORE":
         plan = restore_pb2.RestorePlan(**result["plan"])
         values = {**result, "plan": plan, "restored_coins": _coin_summary(result.get("restored_coins"))}
@@ -141,6 +150,13 @@ def _put_result(message: task_pb2.Task, kind: str, result: Mapping[str, Any]) ->
     elif kind == "IMPORT_COINS":
         totals = {name: wallet_pb2.CoinTotal(**result[name]) for name in ("imported", "duplicates")}
         message.import_coins_result.CopyFrom(task_pb2.ImportCoinsResult(**{**result, **totals}))
+
+
+def _prune_plan(record: Mapping[str, Any]) -> task_pb2.PrunePlan:
+    decisions = {
+        name: [task_pb2.PruneDecision(**one) for one in record[name]] for name in ("kept_backups", "removed_backups")
+    }
+    return task_pb2.PrunePlan(**{**record, **decisions})
 
 
 def _export_coins_result(result: Mapping[str, Any]) -> task_pb2.ExportCoinsResult:

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast_server.catalog.requests import RequestKey
+from holdfast_server.core.retention import RetentionPolicy
 from holdfast_server.errors import HoldfastError, Reason, Unimplemented, invalid_field
 from holdfast_server.storage.names import unescape
 from holdfast_server.tasks.credentials import Credentials
@@ -28,6 +29,7 @@ __all__ = [
     "parse_password",
     "parse_path",
     "parse_relative",
+    "parse_retention",
     "parse_seconds",
     "parse_time",
     "parse_uuid",
@@ -151,6 +153,17 @@ def parse_seconds(duration: Duration, field: str, least: int, most: int) -> floa
     if not least <= seconds <= most:
         raise invalid_field(field, f"must be {least:,} s to {most:,} s")
     return float(seconds)
+
+
+def parse_retention(policy: Any) -> RetentionPolicy:
+    """The rules of a RetentionPolicy that are set; whoever takes them checks them."""
+    counts = {
+        name: getattr(policy, name) if policy.HasField(name) else None
+        for name in ("keep_last", "keep_hourly", "keep_daily", "keep_weekly", "keep_monthly", "keep_yearly")
+    }
+    span = policy.keep_within
+    within = span.seconds * 1_000_000 + span.nanos // 1000 if policy.HasField("keep_within") else None
+    return RetentionPolicy(**counts, keep_within_us=within)
 
 
 def parse_uuid(text: str, field: str) -> str:

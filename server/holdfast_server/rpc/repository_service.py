@@ -1,4 +1,4 @@
-"""RepositoryService: repositories created, shown, unlocked for a while and locked."""
+"""RepositoryService: repositories created, shown, unlocked for a while and locked, proved and maintained."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from holdfast_server.rpc.parse import (
     not_available,
     parse_credentials,
     parse_path,
+    parse_retention,
     parse_seconds,
     request_key,
 )
 from holdfast_server.rpc.repository_messages import receipt_message, repository_message
 from holdfast_server.rpc.services import Services
+from holdfast_server.tasks.maintenance_orders import PruneOrder
 from holdfast_server.tasks.repositories import RepositoryOrder
 
 __all__ = ["REPOSITORY_SECRETS", "RepositoryServicer"]
@@ -117,6 +119,38 @@ class RepositoryServicer(repository_service_pb2_grpc.RepositoryServiceServicer):
         return task_message(
             self._services.checks.create(
                 request.repository_id, CheckLevel[name], percent, principal, key, credentials=credentials
+            )
+        )
+
+    def PruneRepository(self, request: pb.PruneRepositoryRequest, context: grpc.ServicerContext) -> task_pb2.Task:
+        del context
+        if not request.HasField("retention"):
+            raise invalid_field("retention", "must be set; one without any rule only frees what nothing needs")
+        order = PruneOrder(
+            repository_id=request.repository_id,
+            policy=parse_retention(request.retention),
+            source_ids=tuple(request.source_ids),
+            dry_run=request.dry_run,
+        )
+        principal = current_principal().name
+        key = request_key(request, "PruneRepository", principal, {})
+        return task_message(self._services.maintenance.prune(order, principal, key))
+
+    def CompactRepository(self, request: pb.CompactRepositoryRequest, context: grpc.ServicerContext) -> task_pb2.Task:
+        del context
+        principal = current_principal().name
+        key = request_key(request, "CompactRepository", principal, {})
+        maintenance = self._services.maintenance
+        return task_message(maintenance.compact(request.repository_id, principal, key, dry_run=request.dry_run))
+
+    def RepairRepository(self, request: pb.RepairRepositoryRequest, context: grpc.ServicerContext) -> task_pb2.Task:
+        del context
+        principal = current_principal().name
+        key = request_key(request, "RepairRepository", principal, {})
+        credentials = parse_credentials(request, accepted=REPOSITORY_SECRETS)
+        return task_message(
+            self._services.maintenance.repair(
+                request.repository_id, principal, key, dry_run=request.dry_run, credentials=credentials
             )
         )
 

@@ -12,6 +12,7 @@ from holdfast_server.tasks.engine import TaskEngine
 from holdfast_server.tasks.export import ExportOrders
 from holdfast_server.tasks.export_coins_orders import ExportCoinsOrders
 from holdfast_server.tasks.import_coins import ImportOrders
+from holdfast_server.tasks.maintenance_orders import MaintenanceOrders
 from holdfast_server.tasks.repositories import RepositoryRegistry
 from holdfast_server.tasks.restore import RestoreOrders
 from holdfast_server.tasks.restore_archive import RestoreArchiveOrders
@@ -45,4 +46,5 @@ class Services:
     wallets: WalletQueries
     repositories: RepositoryRegistry
     checks: CheckOrders
+    maintenance: MaintenanceOrders
     snapshots: SnapshotQueries

@@ -30,9 +30,10 @@ from holdfast_server.storage.folder import OpenFolder, lies_within, open_folder
 from holdfast_server.storage.local import translate_os_error
 from holdfast_server.storage.names import escape
 from holdfast_server.storage.policy import FolderPolicy
+from holdfast_server.tasks.backup_maintenance import BackupMaintenance
 from holdfast_server.tasks.backup_result import SourceOutcome, summarise
 from holdfast_server.tasks.backup_target import BackupTarget, Made
-from holdfast_server.tasks.run import Outcome, TaskRun
+from holdfast_server.tasks.run import Outcome, TaskRun, error_record
 from holdfast_server.tasks.sources import open_source
 from holdfast_server.tasks.wallet_keys import required_key, unlocked_others
 
@@ -56,6 +57,7 @@ class BackupHandler:
         policy: FolderPolicy,
         archives: BackupTarget,
         repositories: BackupTarget,
+        maintenance: BackupMaintenance,
         clock: Clock,
         data_dir: bytes,
         software: str,
@@ -64,6 +66,7 @@ class BackupHandler:
         self._policy = policy
         self._archives = archives
         self._repositories = repositories
+        self._maintenance = maintenance
         self._clock = clock
         self._data_dir = data_dir
         self._software = software
@@ -83,16 +86,29 @@ class BackupHandler:
         with self._foresight(run, left):
             for number, entry in enumerate(left):
                 try:
-                    done, waiting = self._back_up(run, entry, last=entry is left[-1], number=number)
+                    # What follows the backups must find them in the catalog.
+                    last = entry is left[-1] and "maintenance" not in request
+                    done, waiting = self._back_up(run, entry, last=last, number=number)
                     outcomes.append(done)
                 except Stopped:
                     raise
                 except (HoldfastError, OSError) as error:
                     outcomes.append(self._failed(run, entry, error))
         summary = summarise(run, outcomes)
+        if "maintenance" in request:
+            return self._maintained(run, summary, again=not left)
         if waiting is None:
             return summary
         return replace(summary, commit=waiting.commit, undo=waiting.undo)
+
+    def _maintained(self, run: TaskRun, summary: Outcome, *, again: bool) -> Outcome:
+        """What follows the backups, which are in the catalog."""
+        source_ids = [entry["source_id"] for entry in run.row.request["sources"]]
+        failure = self._maintenance.follow(run, source_ids, again=again)
+        if failure is None:
+            return summary
+        message = f"{summary.message}; the maintenance of the repository failed"
+        return replace(summary, message=message, warnings=True, error=summary.error or error_record(failure))
 
     def _foresight(self, run: TaskRun, left: Sequence[dict[str, Any]]) -> ExitStack:
         """Totals for progress where nothing was scanned: those of the last backups, else counted beside the work, and

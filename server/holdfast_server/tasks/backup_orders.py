@@ -35,6 +35,7 @@ from holdfast_server.core.selection import check_patterns
 from holdfast_server.errors import AlreadyExists, FailedPrecondition, HoldfastError, Reason, invalid_field
 from holdfast_server.storage.folder import OpenFolder, lies_within, open_folder
 from holdfast_server.storage.policy import FolderPolicy
+from holdfast_server.tasks.backup_maintenance import MaintenanceOrder
 from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.publishing import check_tag
@@ -68,6 +69,7 @@ class BackupOrder:
     ignore: tuple[str, ...] = ()
     fail_on_error: bool = False
     dry_run: bool = False
+    maintenance: MaintenanceOrder | None = None
 
 
 class BackupOrders:
@@ -193,6 +195,8 @@ class BackupOrders:
             "fail_on_error": order.fail_on_error,
             "created": now,
         }
+        if order.maintenance is not None and order.maintenance.is_wanted:
+            request["maintenance"] = order.maintenance.to_record()
         ids = [row.source_id for row in chosen]
         return NewTask(
             kind=TaskKind.BACKUP,
@@ -257,6 +261,12 @@ def _check_order(order: BackupOrder) -> None:
     check_patterns(order.ignore, "ignore")
     if order.recipients:
         parse_recipients(order.recipients, RECIPIENTS_FIELD)
+    if order.maintenance is not None:
+        if not order.repository_id:
+            raise invalid_field("maintenance", "goes with a repository target only")
+        if order.dry_run:
+            raise invalid_field("maintenance", "must be unset with dry_run: a prune of its own tells what it would do")
+        order.maintenance.check()
 
 
 def _choose(connection: sa.Connection, order: BackupOrder) -> list[SourceRow]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,7 +23,7 @@ from holdfast_server.catalog.rows import (
 )
 from holdfast_server.clock import Clock
 from holdfast_server.core.repository_place import open_place
-from holdfast_server.errors import invalid_field
+from holdfast_server.errors import DataLoss, invalid_field
 from holdfast_server.repository import CheckLevel, CheckReport, LogHead, check_repository
 from holdfast_server.tasks.checking import TaskWatch, damage_error, damage_record
 from holdfast_server.tasks.credentials import Credentials
@@ -30,7 +32,7 @@ from holdfast_server.tasks.repositories import RepositoryRegistry, repository_pl
 from holdfast_server.tasks.repository_states import require_sound
 from holdfast_server.tasks.run import Outcome, TaskRun
 
-__all__ = ["CheckHandler", "CheckOrders"]
+__all__ = ["CheckHandler", "CheckOrders", "Checked"]
 
 _SHOWN = 100
 
@@ -85,6 +87,17 @@ class CheckOrders:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check found. `error`: damage, of which the catalog knows already; else `commit` tells it of the end,
+    inside a guarded transaction."""
+
+    result: dict[str, Any]
+    text: str
+    error: DataLoss | None
+    commit: Callable[[sa.Connection], None]
+
+
 class CheckHandler:
     """Does CHECK_REPOSITORY tasks in a worker."""
 
@@ -95,14 +108,24 @@ class CheckHandler:
 
     def run(self, run: TaskRun) -> Outcome:
         request = run.row.request
-        level, percent = CheckLevel[request["level"]], int(request["percent"])
+        found = self.check(run, request["repository_id"], CheckLevel[request["level"]], int(request["percent"]))
+        if found.error is not None:
+            run.failed_result = found.result
+            raise found.error
+        return Outcome(found.result, found.text, commit=found.commit)
+
+    def check(
+        self, run: TaskRun, repository_id: str, level: CheckLevel, percent: int, *, besides: bool = False
+    ) -> Checked:
+        """`besides`: after other work of the task, whose counts and totals stay as they are."""
         with self._database.read() as connection:
-            row = require_repository(connection, request["repository_id"])
+            row = require_repository(connection, repository_id)
             known = backups.snapshots_in(connection, row.repository_id)
         run.progress.keep_names = not row.sealed
         share = "" if percent == 100 or level is CheckLevel.STRUCTURE else f", {percent} % of the packs"
         run.log(f"checking repository {row.repository_id} at level {level.name}{share}")
-        watch = TaskWatch(run, {one.backup_id: one.source_id for one in known.values()}, names=not row.sealed)
+        sources = {one.backup_id: one.source_id for one in known.values()}
+        watch = TaskWatch(run, sources, names=not row.sealed, besides=besides)
         report = self._check(run, row, level, percent, known, watch)
         result = _result(row.repository_id, report, known, watch)
         text = (
@@ -110,16 +133,16 @@ class CheckHandler:
             f"{level.name}, {report.bytes} bytes read"
         )
         run.log(text)
+        commit = partial(self._keep_clean, row.repository_id, report, full=percent == 100)
         if report.ok:
-            commit = partial(self._keep_clean, row.repository_id, report, full=percent == 100)
-            return Outcome(result, text, commit=commit)
-        run.failed_result = result
+            return Checked(result, text, None, commit)
         with run.guarded() as connection:
             repositories.update_repository(
                 connection, row.repository_id,
                 state=RepositoryState.DAMAGED, damage_level=level.name, check_cursor=report.cursor,
             )  # fmt: skip
-        raise damage_error(f"repository {row.repository_id}", report, {"repository_id": row.repository_id})
+        error = damage_error(f"repository {row.repository_id}", report, {"repository_id": row.repository_id})
+        return Checked(result, text, error, commit)
 
     def _check(
         self,
@@ -183,5 +206,7 @@ def _result(repository_id: str, report: CheckReport, known: dict[str, BackupRow]
         "bytes_checked": report.bytes,
         "damaged_objects": [one.object for one in report.damaged[:_SHOWN]],
         "damaged_count": len(report.damaged),
-        "damaged_backups": [damage_record(one, files_of(one.run_id), watch) for one in report.backups_damaged[:_SHOWN]],
+        "damaged_backups": [
+            damage_record(one, files_of(one.run_id), watch.paths) for one in report.backups_damaged[:_SHOWN]
+        ],
     }

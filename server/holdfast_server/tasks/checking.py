@@ -21,10 +21,12 @@ _PHASES = {"objects": "checking", "packs": "checking packs", "data": "reading pa
 
 
 class TaskWatch(CheckWatch):
-    """Tells a task how its check goes on. `sources` are source ids by backup id; without `names` no path is kept."""
+    """Tells a task how its check goes on. `sources` are source ids by backup id; without `names` no path is kept.
+    `besides`: it follows other work of the task, whose counts and totals stay as they are."""
 
-    def __init__(self, run: TaskRun, sources: Mapping[str, str], *, names: bool) -> None:
+    def __init__(self, run: TaskRun, sources: Mapping[str, str], *, names: bool, besides: bool = False) -> None:
         self._run = run
+        self._besides = besides
         self._sources = sources
         self._names = names
         #: The first lost paths of each backup.
@@ -37,10 +39,14 @@ class TaskWatch(CheckWatch):
         self._run.progress.begin(_PHASES[name])
 
     def expect(self, size: int) -> None:
-        self._run.progress.set_totals(size, 0, work=1.0)
+        if not self._besides:
+            self._run.progress.set_totals(size, 0, work=1.0)
 
     def advance(self, size: int) -> None:
-        self._run.progress.count(size)
+        if self._besides:
+            self._run.progress.advance(size)
+        else:
+            self._run.progress.count(size)
 
     def damaged(self, damage: Damage) -> None:
         self._run.problem(
@@ -57,12 +63,12 @@ class TaskWatch(CheckWatch):
         self._run.problem(Problem(path, FILE_LOST, "it cannot be restored"), source_id=source_id, backup_id=run_id)
 
 
-def damage_record(damage: BackupDamage, files: int | None, watch: TaskWatch) -> dict[str, Any]:
-    """A `BackupDamage` of the API. `files` is how many the backup has, None if unknown."""
+def damage_record(damage: BackupDamage, files: int | None, paths: Mapping[str, list[str]]) -> dict[str, Any]:
+    """A `BackupDamage` of the API. `files` is how many the backup has, None if unknown; `paths` as those of a watch."""
     record: dict[str, Any] = {
         "backup_id": damage.run_id,
         "chunks_lost": damage.chunks,
-        "paths": watch.paths.get(damage.run_id, []),
+        "paths": paths.get(damage.run_id, []),
     }
     lost = files if damage.whole else None if damage.files is None else damage.files + damage.unnamed
     if lost is not None:

@@ -107,7 +107,7 @@ class TaskRun:
         self.cleanup = Cleanup()
         self.left_behind: list[str] = []
         self.problems_seen = 0
-        #: What is kept as the result of a task that fails, because it found something and not because it broke.
+        #: What is kept as the result of a task that fails or is cancelled: what it found, or did for good until then.
         self.failed_result: dict[str, Any] | None = None
         self._database = database
         self._clock = clock
@@ -343,8 +343,7 @@ class TaskRun:
 
     def fail(self, error: HoldfastError, handler: TaskHandler) -> TaskRow | None:
         """End the task FAILED; None when this attempt no longer owns it."""
-        found = {} if self.failed_result is None else {"result": self.failed_result}
-        return self._abandon(TaskState.FAILED, handler, message=error.message, error=error_record(error), **found)
+        return self._abandon(TaskState.FAILED, handler, message=error.message, error=error_record(error))
 
     def end_cancelled(self, handler: TaskHandler) -> TaskRow | None:
         """End the task CANCELLED with its cleanup report; None when this attempt no longer owns it."""
@@ -360,6 +359,8 @@ class TaskRun:
             if row.cancel_requested and state is TaskState.FAILED:
                 # It failed while a cancel was under way: what was asked for is what is reported.
                 state, values = TaskState.CANCELLED, {"message": f"cancelled; meanwhile: {values['message']}"}
+            if self.failed_result is not None:
+                values["result"] = self.failed_result
             handler.abandon(connection, self, state is TaskState.FAILED)
             cleanup = {
                 "files_removed": self.cleanup.files_removed,

@@ -62,7 +62,7 @@ def test_a_catalog_of_the_first_version_keeps_what_it_knows(tmp_path: Path) -> N
     database = fresh(tmp_path)
     migrate_to(database, "0001")
     task = TaskRow("t", "VERIFY", "MANUAL", "admin", {"backup_id": "b"}, False, ["s"], 1, 5, 6).values()
-    del task["has_credentials"]
+    del task["has_credentials"], task["maintenance_state"]
     backup = BackupRow("b", "B", "s", "t", "ARCHIVE", "COMPLETED", "ZIP", b"/b", [], 5, 6).values()
     later = {"sealed": False, "delete_time": None, "purge_time": None, "trash_name": None, "purge_begun": None,
              "repository_id": None}  # fmt: skip
@@ -79,7 +79,7 @@ def test_a_catalog_of_the_first_version_keeps_what_it_knows(tmp_path: Path) -> N
         assert compare_metadata(context, schema.metadata) == []
         kept = tasks.get_task(connection, "t")
         assert kept is not None
-        assert kept.values() == {**task, "has_credentials": False}
+        assert kept.values() == {**task, "has_credentials": False, "maintenance_state": "NONE"}
         kept_backup = backups.get_backup(connection, "b")
         assert kept_backup is not None
         assert kept_backup.values() == {**backup, **later}

@@ -10,10 +10,11 @@ import pytest
 from fake_service import stamp
 from google.protobuf.duration_pb2 import Duration
 
-from holdfast import enums, models, repository_models, wallet_models
+from holdfast import enums, maintenance_models, models, repository_models, wallet_models
 from holdfast.convert import RESULTS, from_message, to_event, to_number, to_task, to_timestamp, wire_path
 from holdfast.errors import BadConfiguration
 from holdfast.plain import to_dict
+from holdfast.retention import Maintenance, RetentionPolicy
 from holdfast.v1 import (
     backup_pb2,
     export_pb2,
@@ -43,6 +44,15 @@ PAIRS: list[tuple[Any, Any, set[str], set[str]]] = [
     (models.TaskProblem, task_pb2.TaskProblem, set(), set()),
     (models.SourceOutcome, task_pb2.SourceOutcome, set(), set()),
     (models.BackupResult, task_pb2.BackupResult, set(), set()),
+    (maintenance_models.BackupDamage, task_pb2.BackupDamage, set(), set()),
+    (maintenance_models.CheckRepositoryResult, task_pb2.CheckRepositoryResult, set(), set()),
+    (maintenance_models.PruneRepositoryResult, task_pb2.PruneRepositoryResult, set(), set()),
+    (maintenance_models.PrunePlan, task_pb2.PrunePlan, set(), set()),
+    (maintenance_models.PruneDecision, task_pb2.PruneDecision, set(), set()),
+    (maintenance_models.CompactRepositoryResult, task_pb2.CompactRepositoryResult, set(), set()),
+    (maintenance_models.RepairRepositoryResult, task_pb2.RepairRepositoryResult, set(), set()),
+    (RetentionPolicy, repository_pb2.RetentionPolicy, set(), set()),
+    (Maintenance, backup_pb2.Maintenance, {"prune"}, set()),
     (models.VerifyResult, task_pb2.VerifyResult, set(), set()),
     (models.RestorePlan, restore_pb2.RestorePlan, set(), set()),
     (models.PlannedEntry, restore_pb2.PlannedEntry, set(), set()),

@@ -21,6 +21,9 @@ from holdfast_server.catalog.rows import LockMode, LockWish, TaskKind, TaskRow
 from holdfast_server.storage.policy import FolderPolicy
 from holdfast_server.tasks.archive_target import ArchiveTarget
 from holdfast_server.tasks.backup import BackupHandler
+from holdfast_server.tasks.backup_maintenance import BackupMaintenance
+from holdfast_server.tasks.check_repository import CheckHandler
+from holdfast_server.tasks.compact_repository import CompactHandler
 from holdfast_server.tasks.engine import NewTask, TaskEngine
 from holdfast_server.tasks.housekeeping import Housekeeper
 from holdfast_server.tasks.repositories import RepositoryRegistry
@@ -191,11 +194,13 @@ def world(database: Database) -> World:
 
 def backup_handler(world: World, policy: FolderPolicy, pool: CompressorPool, data_dir: bytes) -> BackupHandler:
     """What does BACKUP tasks in a worker, put together as `app` does it."""
+    common = world.database, world.clock, data_dir
     return BackupHandler(
         world.database,
         policy,
         ArchiveTarget(world.database, policy, pool, world.clock),
         SnapshotTarget(world.database, pool, world.clock, data_dir),
+        BackupMaintenance(*common, CompactHandler(*common), CheckHandler(*common)),
         world.clock,
         data_dir,
         "test",
