@@ -85,6 +85,14 @@ SUITES = (
         ],
     ),
     Suite(
+        "maintenance",
+        "SIGKILL of worker, edge, supervisor or all during prunes, compactions and the maintenance after a backup",
+        rounds=20,
+        per_round=10,
+        arguments=["tests/fault/test_maintenance_kills.py"],
+        environment={"HOLDFAST_KILLS": "10"},
+    ),
+    Suite(
         "retention",
         "ten years of hourly backups, pruned after each: what is kept is what the calendar says (years)",
         rounds=5,

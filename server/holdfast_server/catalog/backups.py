@@ -29,6 +29,7 @@ __all__ = [
     "lock_resource",
     "prunable_backups",
     "prunable_sources",
+    "purging_in",
     "trashed_backups",
     "update_backup",
     "verifications_of",
@@ -140,6 +141,12 @@ def begin_purge(connection: sa.Connection, backup_ids: Collection[str], now: int
         .where(_b.c.backup_id.in_(sorted(backup_ids)))
         .values(delete_time=now, purge_time=now, purge_begun=now, update_time=now)
     )
+
+
+def purging_in(connection: sa.Connection, repository_id: str) -> list[str]:
+    """The snapshots of a repository whose purge has begun and is not finished."""
+    query = sa.select(_b.c.backup_id).where(_b.c.repository_id == repository_id, _b.c.purge_begun.is_not(None))
+    return [row[0] for row in connection.execute(query)]
 
 
 def every_backup(connection: sa.Connection) -> list[BackupRow]:

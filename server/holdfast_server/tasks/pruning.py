@@ -170,19 +170,25 @@ class Pruning:
 
     def _remove(self, opened: OpenRepository, waiting: deque[str]) -> None:
         self._run.progress.begin("removing backups")
+        with self._database.read() as connection:
+            marked = backups.purging_in(connection, self._row.repository_id)
+        self._take_away(opened, marked)
         while waiting:
             self._run.control.check()
-            going = self._mark(waiting)
-            if not going:
-                continue
-            remove_snapshots(opened.repository, going, self._clock.now(), self._run.control.check)
-            heads = heads_of(opened)
-            with self._database.write() as connection:
-                for backup_id in going:
-                    backups.delete_backup(connection, backup_id)
-                repositories.keep_heads(connection, self._row.repository_id, heads)
+            self._take_away(opened, self._mark(waiting))
+
+    def _take_away(self, opened: OpenRepository, going: Sequence[str]) -> None:
+        """Remove what was marked, by an attempt that died too."""
+        if not going:
+            return
+        remove_snapshots(opened.repository, going, self._clock.now(), self._run.control.check)
+        heads = heads_of(opened)
+        with self._database.write() as connection:
             for backup_id in going:
-                self._run.log(f"removed backup {backup_id}")
+                backups.delete_backup(connection, backup_id)
+            repositories.keep_heads(connection, self._row.repository_id, heads)
+        for backup_id in going:
+            self._run.log(f"removed backup {backup_id}")
 
     def _mark(self, waiting: deque[str]) -> list[str]:
         """Decide about the next sources, and mark what goes; a source of which more goes stays in front."""

@@ -218,6 +218,17 @@ def test_a_cancelled_prune_keeps_what_it_has_not_come_to(place: Pruned, monkeypa
     assert [one["backup_id"] for one in ended.result["plans"][0]["removed_backups"]] == place.ids[1::-1]
 
 
+def test_what_a_dead_prune_has_marked_is_purged_without_another(place: Pruned, monkeypatch: Any) -> None:
+    place.back_up(1)
+    task = place.file()
+    monkeypatch.setattr(pruning, "remove_snapshots", die)
+    with pytest.raises(Death):
+        place.run(task)
+    assert set(place.snapshots()) == set(place.ids)
+    place.life.purge()
+    assert set(place.snapshots()) == set(place.present()) == {place.ids[-1]}
+
+
 @pytest.mark.parametrize("moment", ["remove_snapshots", "heads_of", "prune_repository", "keep_maintained"])
 def test_an_attempt_that_dies_is_finished_by_the_next(place: Pruned, monkeypatch: Any, moment: str) -> None:
     place.back_up(4)
@@ -230,7 +241,6 @@ def test_an_attempt_that_dies_is_finished_by_the_next(place: Pruned, monkeypatch
     place.world.lose_lease()
     ended = place.run(task)
     assert ended.state == TaskState.COMPLETED, ended.error
-    place.life.purge()
     assert set(place.snapshots()) == set(place.present()) == {place.ids[-1]}
     [plan] = ended.result["plans"] if ended.result else []
     assert plan["removed"] == 4
