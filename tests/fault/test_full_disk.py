@@ -13,7 +13,13 @@ from pathlib import Path
 import grpc
 import pytest
 
-from holdfast.v1 import backup_service_pb2, source_service_pb2, task_pb2
+from holdfast.v1 import (
+    backup_service_pb2,
+    repository_pb2,
+    repository_service_pb2,
+    source_service_pb2,
+    task_pb2,
+)
 from tests.harness import PATIENCE, Server, failure_of, until
 from tests.mounts import Disk, Mounter, mounting
 from tests.served_repositories import back_up, create_repository, order_snapshot, snapshot_ids
@@ -120,6 +126,25 @@ def test_a_backup_is_deleted_and_none_is_begun(server: Server, disk: Disk, of: s
     assert not server.rows("SELECT * FROM backups WHERE repository_id = 'vault'")
     assert objects(disk, "snapshots") == before - {kept}
     assert not objects(disk, "runs")
+    require_recovery(server, disk)
+
+
+def test_a_repository_is_pruned_and_compacted(server: Server, disk: Disk, source: Path) -> None:
+    (source / "a.bin").write_bytes(os.urandom(2 * MIB))
+    kept = backed_up(server)
+    disk.fill()
+    require_refusal(server)
+    before = sum(path.stat().st_size for path in (disk.path / "vault" / "packs").iterdir())
+    policy = repository_pb2.RetentionPolicy(keep_last=1)
+    prune = repository_service_pb2.PruneRepositoryRequest(repository_id="vault", retention=policy)
+    compact = repository_service_pb2.CompactRepositoryRequest(repository_id="vault")
+    calls = server.repositories
+    for task in (calls.PruneRepository(prune, timeout=PATIENCE), calls.CompactRepository(compact, timeout=PATIENCE)):
+        ended = server.ended(task.task_id)
+        assert ended.state == task_pb2.TASK_STATE_COMPLETED, ended
+    assert only_backup(server) == kept
+    assert snapshot_ids(server, "vault") == {kept}
+    assert sum(path.stat().st_size for path in (disk.path / "vault" / "packs").iterdir()) < before - 2 * MIB
     require_recovery(server, disk)
 
 
