@@ -109,6 +109,8 @@ class Reason(StrEnum):
     ARCHIVE_INVALID = "ARCHIVE_INVALID"
     KEY_REQUIRED = "KEY_REQUIRED"
     KEY_WRONG = "KEY_WRONG"
+    KEY_NOT_FOUND = "KEY_NOT_FOUND"
+    LAST_KEY = "LAST_KEY"
     STORAGE_UNREACHABLE = "STORAGE_UNREACHABLE"
     STORE_UNSUITABLE = "STORE_UNSUITABLE"
     REPOSITORY_KEYS_LOST = "REPOSITORY_KEYS_LOST"
@@ -195,6 +197,8 @@ REMEDIES: Mapping[Reason, str] = {
         "request_id if any."
     ),
     Reason.KEY_WRONG: "Repeat the call with the password or credentials that belong to what is encrypted.",
+    Reason.KEY_NOT_FOUND: "Show the repository with GetRepository and use one of its key ids.",
+    Reason.LAST_KEY: "Add another key with AddKey first, then remove this one.",
     Reason.STORAGE_UNREACHABLE: "Make the storage reachable and repeat the call.",
     Reason.STORE_UNSUITABLE: "Mend what the message names, or keep the repository on another storage.",
     Reason.REPOSITORY_KEYS_LOST: "Put the folder that the message names back from a copy of the data directory, or "

@@ -128,13 +128,13 @@ class Repository:
     """A repository in a folder. `problems` are damages in spite of which it was read."""
 
     def __init__(self, folder: str) -> None:
-        self.folder, self.problems, self.content_keys = folder, list[str](), dict[int, bytes]()
+        self.folder, self.problems, self.content_keys, self.gone = folder, list[str](), dict[int, bytes](), set[str]()
         self.facts, self.places = list[dict[str, Any]](), dict[tuple[int, bytes], list[Place]]()
 
     def names(self, kind: str, pattern: str) -> list[str]:
-        """Names of the objects of a class. Whatever is called otherwise is ignored."""
-        found = glob.glob(f"{kind}/**", root_dir=self.folder, recursive=True)
-        return sorted(name for name in found if re.fullmatch(f"{kind}/{pattern}", name))
+        """Names of the objects of a class. Whatever is called otherwise, or was removed, is ignored."""
+        found, like = glob.glob(f"{kind}/**", root_dir=self.folder, recursive=True), re.compile(f"{kind}/{pattern}")
+        return sorted(name for name in found if like.fullmatch(name) and name.split("/")[1] not in self.gone)
 
     def read(self, name: str, offset: int = 0, length: int = 64 << 20) -> bytes:
         with open(os.path.join(self.folder, name), "rb") as file:
@@ -191,11 +191,11 @@ class Repository:
         except InvalidTag:
             return  # The hash of the slot was right: it is another secret's.
         self.use(opened[:32])
-        slot_id, epochs = header["slot_id"], [fact for fact in self.facts if fact["type"] == "key_epoch"]
-        copies = [(copy["epoch"], copy["sealed"]) for copy in header["content"]]
-        for epoch, copy in copies + [(fact["epoch"], fact["sealed"][slot_id]) for fact in epochs]:
-            info = CONTEXT + b"content key" + self.uuid + bytes.fromhex(slot_id) + struct.pack("<I", epoch)
-            self.content_keys[epoch] = hpke_open(opened[32:], info, base64.b64decode(copy))
+        slot_id, facts = header["slot_id"], [fact for fact in self.facts[::-1] if fact["type"] == "key_epoch"]
+        later = [{**fact, "sealed": fact["sealed"][slot_id]} for fact in facts if slot_id in fact["sealed"]]
+        for copy in header["content"] + later if slot_id not in self.gone else []:
+            info = CONTEXT + b"content key" + self.uuid + bytes.fromhex(slot_id) + struct.pack("<I", copy["epoch"])
+            self.content_keys[copy["epoch"]] = hpke_open(opened[32:], info, base64.b64decode(copy["sealed"]))
 
     def wrapping_key(self, kind: int, way: dict[str, Any], secret: bytes) -> bytes:
         """The key of a slot, from the content of the file that its secret is in."""
@@ -223,6 +223,7 @@ class Repository:
         for name in self.names("log", ID + "/[0-9]{16}"):
             self.attempt(name, self.read_log_entry, name)
         self.facts.sort(key=lambda fact: fact["time"])
+        self.gone = {each for fact in self.facts for key in ("run_ids", "slot_ids") for each in fact.get(key, ())}
         for name in self.names("index", ID):
             self.attempt(name, self.read_index, name)
         indexed = {place.pack for places in self.places.values() for place in places}
@@ -357,7 +358,7 @@ class Repository:
     def do_restore(self, run_id: str, target: str) -> None:
         """Makes the folder, and in it what the snapshot holds. A file that is not whole is left out, and a problem."""
         snapshot = self.record(f"snapshots/{run_id}")
-        require(snapshot["state"] == "COMMITTED", f"{run_id} ended without a snapshot")
+        require(snapshot["state"] == "COMMITTED" and run_id not in self.gone, f"{run_id} has no snapshot")
         root, base = json.loads(self.chunk(ROOT, bytes.fromhex(snapshot["root"]))), os.fsencode(target)
         require(root["version"] == 1, "root: unknown version")
         own = root["attributes"]
@@ -389,8 +390,7 @@ def main(arguments: list[str], usage: str | None = __doc__, kind: type[Repositor
     """Does what the arguments say, which stand as in the usage; gives the exit status."""
     if len(arguments) < 4:
         sys.exit(usage)
-    folder, option, path, command, *others = arguments
-    repository = kind(folder)
+    repository, (option, path, command, *others) = kind(arguments[0]), arguments[1:]
     repository.attempt(command, repository.run, option, path, command, *others)
     sys.stderr.writelines(f"{problem}\n" for problem in repository.problems)
     return 1 if repository.problems else 0

@@ -177,6 +177,41 @@ def test_a_slot_opens_later_epochs(writer: Writer) -> None:
     assert (restored(writer, after) / "a").read_bytes() == b"after"
 
 
+def test_a_slot_opens_the_epochs_that_know_it(writer: Writer, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that was added after a rotation holds its key itself; one that a rotation left out has not its key."""
+    writer.begin_epoch()
+    writer.put_slot(later := os.urandom(16), b"another secret, which came after the rotation")
+    second = writer.snapshot(page((b"", [small_file(writer, b"a", b"second")])))
+    secret = writer.folder.parent / "secret"
+    first_secret = secret.read_bytes()
+    secret.write_bytes(b"another secret, which came after the rotation")
+    assert (restored(writer, second) / "a").read_bytes() == b"second"
+    del writer.slots[later]
+    writer.begin_epoch()
+    third = writer.snapshot(page((b"", [small_file(writer, b"a", b"third")])))
+    assert run(writer, "list") == 0
+    capsys.readouterr()
+    assert run(writer, "restore", third, str(writer.folder.parent / "refused")) == 1
+    assert "epoch 3 is needed" in capsys.readouterr().err
+    secret.write_bytes(first_secret)
+    assert (restored(writer, third) / "a").read_bytes() == b"third"
+
+
+def test_what_was_removed_and_came_back_is_ignored(writer: Writer, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = writer.snapshot(page((b"", [small_file(writer, b"a", b"text")])))
+    writer.put_slot(slot_id := os.urandom(16), b"another secret, which is removed again")
+    writer.log({"type": "key_removed", "slot_ids": [slot_id.hex()]})
+    assert run(writer, "check") == 0
+    writer.log({"type": "removed", "run_ids": [run_id]})
+    capsys.readouterr()
+    assert run(writer, "list") == 0
+    assert capsys.readouterr().out == ""
+    assert run(writer, "restore", run_id, str(writer.folder.parent / "refused")) == 1
+    (writer.folder.parent / "secret").write_bytes(b"another secret, which is removed again")
+    assert run(writer, "list") == 1
+    assert "no key slot opens" in capsys.readouterr().err
+
+
 def test_another_secret_opens_nothing(writer: Writer, capsys: pytest.CaptureFixture[str]) -> None:
     (writer.folder.parent / "secret").write_bytes(b"another file")
     assert run(writer, "list") == 1

@@ -121,8 +121,9 @@ class Writer:
             "create_time": TIME_US,
             "kdf": {"name": "hkdf-sha256", "salt": text(salt)},
             "public": text(pair.public),
+            "binding": text(blake3(slot_id + struct.pack("<H", 2) + pair.public, key=self.derived(b"slot")).digest()),
             "label": text(self.sealed(f"{name}/label", b"a file")),
-            "content": [{"epoch": 1, "sealed": self.sealed_content_key(slot_id)}],
+            "content": [{"epoch": self.epoch, "sealed": self.sealed_content_key(slot_id)}],
         }
         before = struct.pack("<8sHH", b"HFKEYSLT", 1, 2) + sized("I", json.dumps(header).encode())
         wrapping = kdf(secret, salt, CONTEXT + b"key file" + self.uuid)

@@ -17,6 +17,7 @@ from holdfast_server.repository.entries import Entry, EntryFlag, EntryKind, enco
 from holdfast_server.repository.fetching import ChunkSource
 from holdfast_server.repository.format import LARGE_FILE
 from holdfast_server.repository.history import DamagedSnapshot, History, read_history
+from holdfast_server.repository.key_changes import KeySlots, NewEpoch, add_slot, begin_epoch, key_slots, remove_slot
 from holdfast_server.repository.keys import RepositoryKeys
 from holdfast_server.repository.log import LogHead, LogVector
 from holdfast_server.repository.log_state import LogState
@@ -75,10 +76,12 @@ __all__ = [
     "History",
     "Hole",
     "KnownBackup",
+    "KeySlots",
     "LogHead",
     "LogState",
     "LogVector",
     "MaintenanceWatch",
+    "NewEpoch",
     "NewSlot",
     "PruneReport",
     "ReadAhead",
@@ -100,6 +103,8 @@ __all__ = [
     "StoredContent",
     "TreeRoot",
     "Written",
+    "add_slot",
+    "begin_epoch",
     "bury_run",
     "check_repository",
     "check_snapshot",
@@ -112,10 +117,12 @@ __all__ = [
     "end_dead_runs",
     "end_reading_run",
     "folder_tail",
+    "key_slots",
     "link_tail",
     "open_from_slots",
     "prune_repository",
     "read_history",
+    "remove_slot",
     "remove_snapshots",
     "repair_repository",
     "settle_run",

@@ -46,11 +46,14 @@ def check_config(
     return None
 
 
-def check_slots(store: ObjectStore, keys: IndexKeys, *, sealed: bool, findings: Findings) -> None:
-    """Check the key slots as far as it can be done without their secrets."""
+def check_slots(
+    store: ObjectStore, keys: IndexKeys, *, sealed: bool, findings: Findings, removed: Collection[str] = ()
+) -> None:
+    """Check the key slots as far as it can be done without their secrets; those in `removed` do not matter."""
     own = broken = 0
     for info in store.list("keys/"):
-        if not is_object_id(info.name.removeprefix("keys/")):
+        slot_id = info.name.removeprefix("keys/")
+        if not is_object_id(slot_id) or slot_id in removed:
             continue
         try:
             slot = Slot(info.name, store.get(info.name, 0, MAX_SLOT + 1))

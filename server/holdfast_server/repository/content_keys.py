@@ -116,6 +116,10 @@ class ContentKeys:
         """New keys, of the first epoch alone."""
         return cls({1: new_private_key()})
 
+    def including(self, keys: Mapping[int, bytes]) -> ContentKeys:
+        """These keys and others; of one epoch the others."""
+        return ContentKeys({**self._raw, **keys})
+
     @property
     def epochs(self) -> tuple[int, ...]:
         return tuple(self._raw)

@@ -54,6 +54,7 @@ CONTEXT_CONFIG: Final = b"holdfast repository 1 config"
 CONTEXT_CHUNK_ID: Final = b"holdfast repository 1 chunk id "
 CONTEXT_SMALL: Final = b"holdfast repository 1 small file"
 CONTEXT_CHECK: Final = b"holdfast repository 1 check"
+CONTEXT_SLOT: Final = b"holdfast repository 1 slot"
 CONTEXT_OBJECT: Final = b"holdfast repository 1 object "
 CONTEXT_PACK: Final = b"holdfast repository 1 pack"
 CONTEXT_LIST_SEGMENT: Final = b"holdfast repository 1 list segment"
@@ -96,7 +97,7 @@ def hkdf(key: bytes, salt: bytes, info: bytes) -> bytes:
 class IndexKeys:
     """Everything that is derived from the index key. Thread-safe; shows nothing of itself."""
 
-    __slots__ = ("_index_key", "check", "config", "id_keys", "small", "uuid")
+    __slots__ = ("_index_key", "check", "config", "id_keys", "slot", "small", "uuid")
 
     def __init__(self, index_key: bytes, uuid: bytes) -> None:
         if len(index_key) != KEY or len(uuid) != UUID:
@@ -106,6 +107,7 @@ class IndexKeys:
         self.config = self.derive(uuid, CONTEXT_CONFIG)
         self.small = self.derive(uuid, CONTEXT_SMALL)
         self.check = self.derive(uuid, CONTEXT_CHECK)
+        self.slot = self.derive(uuid, CONTEXT_SLOT)
         #: By the value of `ChunkType`, for loops that hash much; index 0 is none's.
         self.id_keys: tuple[bytes, ...] = (
             b"",

@@ -29,6 +29,7 @@ __all__ = [
     "StoreChunk",
     "Tier",
     "damaged",
+    "epoch_claim_name",
     "index_name",
     "log_name",
     "pack_name",
@@ -127,6 +128,10 @@ def index_name(index_id: bytes) -> str:
 
 def slot_name(slot_id: bytes) -> str:
     return f"keys/{slot_id.hex()}"
+
+
+def epoch_claim_name(epoch: int) -> str:
+    return f"keys/epoch-{epoch:010d}"
 
 
 def snapshot_name(run_id: str) -> str:

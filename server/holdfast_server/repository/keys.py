@@ -87,6 +87,12 @@ class RepositoryKeys:
         """The keys that a node of a sealed repository keeps."""
         return RepositoryKeys(self.index_key, None, self.uuid, self.writer)
 
+    def including(self, epoch: int, private: bytes) -> RepositoryKeys:
+        """The keys with a later content key. ValueError for those of a sealed repository."""
+        if self.content is None:
+            raise ValueError("a sealed repository's content keys are kept in its slots alone")
+        return RepositoryKeys(self.index_key, self.content.including({epoch: private}), self.uuid, self.writer)
+
     def save(self, folder_fd: int) -> None:
         """Write the file `keys` of an opened folder, durably; content keys only if they are here. Raises OSError."""
         values: dict[str, Any] = {

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
+from holdfast_server.repository.config import FIRST_EPOCH
 from holdfast_server.repository.facts import (
     Checkpoint,
     Committed,
@@ -59,6 +60,11 @@ class LogState:
         for _, fact in log.facts():
             state.add(fact)
         return state
+
+    @property
+    def epoch(self) -> int:
+        """The present epoch of the content key."""
+        return max(self.epochs, default=FIRST_EPOCH)
 
     @property
     def expendable(self) -> set[bytes]:
@@ -166,7 +172,8 @@ def _size_of(fact: Fact) -> int:
         case Condemned(packs) | Swept(packs):
             return 36 * len(packs) + 64
         case KeyEpoch(_, _, sealed):
-            return 1_800 * (len(sealed) + 1)
+            # It is hardly compressed, while an entry is measured as it is stored.
+            return 3_000 * (len(sealed) + 1)
         case Renamed(_, name):
             return len(name) * 6 + 128
         case _:

@@ -6,7 +6,7 @@ import contextlib
 import hmac
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -32,21 +32,20 @@ from holdfast_server.repository.config import (
 )
 from holdfast_server.repository.content_keys import KEY, ContentKeys
 from holdfast_server.repository.crypto import UUID, IndexKeys
-from holdfast_server.repository.format import CONFIG_NAME, SEALED_OBJECT_MAX, damaged, is_object_id, log_name
+from holdfast_server.repository.facts import KeyEpoch
+from holdfast_server.repository.format import CONFIG_NAME, SEALED_OBJECT_MAX, damaged, log_name
 from holdfast_server.repository.json_object import is_run_id
 from holdfast_server.repository.keys import RepositoryKeys, WriterKey
 from holdfast_server.repository.log import LogHead, LogReader, LogVector
 from holdfast_server.repository.log_state import LogState
 from holdfast_server.repository.receipt import Receipt
+from holdfast_server.repository.slot_opening import list_slots, open_slot
 from holdfast_server.repository.slots import (
-    MAX_COST,
-    MAX_SLOT,
     NewSlot,
     OpenedSlot,
     Slot,
     SlotInfo,
     SlotKind,
-    is_mistyped_recovery_key,
     make_slot,
 )
 from holdfast_server.repository.snapshots import Snapshot, Tombstone, read_run_end, snapshot_ids
@@ -63,7 +62,6 @@ __all__ = [
 ]
 
 MAX_NEW_SLOTS: Final = 16
-_SLOTS = "keys/"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -179,7 +177,7 @@ class Repository:
         """The key slots, oldest first. Raises DataLoss/CHECKSUM_MISMATCH for a damaged one, and
         FailedPrecondition/FORMAT_UNSUPPORTED for one of another version; or tells `on_damage` of it and goes on."""
         tell, infos = on_damage or _raise, []
-        for slot in _slots(self.store, self.config.uuid, tell):
+        for slot in self.key_slots(self._told().removed_slots, tell):
             try:
                 infos.append(slot.info(self.index_keys))
             except DataLoss as error:
@@ -187,21 +185,40 @@ class Repository:
         return sorted(infos, key=lambda info: (info.create_us, info.slot_id))
 
     def unlock(self, secret: str) -> ContentKeys:
-        """The content keys by a passphrase, the content of a key file or a recovery key. Each slot of a passphrase
-        takes 0.2 s, or what it states.
+        """The content keys by a passphrase, the content of a key file or a recovery key: those of all epochs that were
+        sealed to its slot. Each slot of a passphrase takes 0.2 s, or what it states.
 
         Raises FailedPrecondition/KEY_WRONG when no slot takes it; DataLoss/CHECKSUM_MISMATCH, or
         FailedPrecondition/FORMAT_UNSUPPORTED, when one is damaged or of another version that might have.
         """
-        return self._checked(*_open_slot(self.store, self.config.uuid, secret, self.index_keys))
+        told = self._told()
+        slot, opened = open_slot(self.store, self.config.uuid, told.removed_slots, secret, self.index_keys)
+        return self._checked(slot, opened, told.epochs)
 
-    def _checked(self, slot: Slot, opened: OpenedSlot) -> ContentKeys:
+    def _told(self) -> LogState:
+        """What the log says, as far as it is whole: older content must open whatever became of later entries."""
+        return LogState.of(LogReader(self.store, self.index_keys).salvage())
+
+    def _checked(self, slot: Slot, opened: OpenedSlot, epochs: Mapping[int, KeyEpoch]) -> ContentKeys:
         if not hmac.compare_digest(opened.index_key, self.keys.index_key):
             raise damaged(slot.name, "it gives the index key of another repository")
         content = opened.content
         if FIRST_EPOCH not in content.epochs or content.public(FIRST_EPOCH) != self.config.public_key:
             raise damaged(slot.name, "it gives content keys of another repository")
-        return content
+        later: dict[int, bytes] = {}
+        for told in epochs.values():
+            # A copy that does not open, or a key that does not fit, is damage of what is sealed to it, and of no more.
+            with contextlib.suppress(DataLoss):
+                private = slot.open_epoch(opened, told)
+                if private is not None:
+                    later[told.epoch] = private
+        return content.including(later)
+
+    def key_slots(
+        self, removed: Collection[str], on_damage: Callable[[DataLoss | FailedPrecondition], None]
+    ) -> Iterator[Slot]:
+        """The key slots that count: not those in `removed`, of which the log says that they were."""
+        return list_slots(self.store, self.config.uuid, removed, on_damage)
 
     def snapshots(self, on_damage: Callable[[DataLoss], None] | None = None) -> Iterator[Snapshot]:
         """The committed snapshots, in no order, with names and locks as they were committed; one that was removed and
@@ -209,7 +226,7 @@ class Repository:
 
         Raises DataLoss/CHECKSUM_MISMATCH for a damaged one, or tells `on_damage` of it and goes on.
         """
-        removed = LogState.of(LogReader(self.store, self.index_keys).salvage()).removed
+        removed = self._told().removed
         for run_id in snapshot_ids(self.store):
             if run_id in removed:
                 continue
@@ -299,12 +316,16 @@ def open_from_slots(store: ObjectStore, secret: str) -> Repository:
     FailedPrecondition/KEY_WRONG when no slot takes the secret, DataLoss/CHECKSUM_MISMATCH when a slot is damaged that
     might have, or the config is not what was written with the index key that the slot gave; and as `Repository.open`.
     """
-    uuid = stated_id(store)
-    slot, opened = _open_slot(store, uuid, secret)
-    keys = RepositoryKeys(opened.index_key, opened.content, uuid, WriterKey.generate())
-    repository = Repository.open(store, keys, None)
-    repository._checked(slot, opened)
-    return repository
+    uuid, removed = stated_id(store), set[str]()
+    while True:
+        slot, opened = open_slot(store, uuid, removed, secret)
+        writer = WriterKey.generate()
+        found = Repository.open(store, RepositoryKeys(opened.index_key, opened.content, uuid, writer), None)
+        told = found._told()
+        if slot.slot_id.hex() not in told.removed_slots:
+            keys = RepositoryKeys(opened.index_key, found._checked(slot, opened, told.epochs), uuid, writer)
+            return Repository(store, keys, found.config, found.fingerprint)
+        removed = told.removed_slots
 
 
 def stated_id(store: ObjectStore) -> bytes:
@@ -321,51 +342,6 @@ def _stored_config(store: ObjectStore) -> bytes:
             f"there is no repository at {store}: its object {CONFIG_NAME} is missing",
             metadata={"location": str(store), "object": CONFIG_NAME},
         ) from None
-
-
-def _slots(
-    store: ObjectStore, uuid: bytes, on_damage: Callable[[DataLoss | FailedPrecondition], None]
-) -> Iterator[Slot]:
-    """The key slots of the repository `uuid`. Nothing is derived for another's, or with parameters out of bounds."""
-    for info in sorted(store.list(_SLOTS)):
-        if not is_object_id(info.name.removeprefix(_SLOTS)):
-            continue
-        try:
-            slot = Slot(info.name, store.get(info.name, 0, MAX_SLOT + 1))
-        except ObjectMissing:
-            continue
-        except (DataLoss, FailedPrecondition) as error:
-            on_damage(error)
-            continue
-        # A creation that was interrupted leaves slots of a repository that never was.
-        if slot.uuid == uuid:
-            yield slot
-
-
-def _open_slot(store: ObjectStore, uuid: bytes, secret: str, keys: IndexKeys | None = None) -> tuple[Slot, OpenedSlot]:
-    """Who has the store alone can make slots, as many and as costly as it likes: with `keys` those are passed over, and
-    without them what costs least is tried first, and no more is spent than one slot may ask for."""
-    broken: list[DataLoss | FailedPrecondition] = []
-    left = MAX_COST
-    for slot in sorted(_slots(store, uuid, broken.append), key=lambda slot: slot.cost):
-        left -= slot.cost
-        try:
-            if keys is not None:
-                slot.info(keys)
-            elif left < 0:
-                raise damaged(slot.name, "there are more key slots than can be tried: take away those that nobody made")
-            opened = slot.open(secret)
-        except DataLoss as error:
-            broken.append(error)
-            continue
-        if opened is not None:
-            return slot, opened
-    if broken:
-        raise broken[0]
-    why = "no key slot of the repository takes this secret"
-    if is_mistyped_recovery_key(secret):
-        why = "this recovery key was mistyped: its last letters do not fit the others"
-    raise FailedPrecondition(Reason.KEY_WRONG, why, metadata={"location": str(store)})
 
 
 def _check_new(sealed: bool, slots: Sequence[NewSlot], compression_level: int) -> None:

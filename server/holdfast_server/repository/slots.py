@@ -5,8 +5,7 @@ Every bound of a slot is checked before a key is derived. Removing a slot takes 
 
 from __future__ import annotations
 
-import base64
-import binascii
+import hmac
 import secrets
 import struct
 import unicodedata
@@ -32,20 +31,12 @@ from holdfast_server.repository.content_keys import (
     public_half,
 )
 from holdfast_server.repository.crypto import UUID, IndexKeys, hkdf
+from holdfast_server.repository.facts import KeyEpoch
 from holdfast_server.repository.format import FORMAT_VERSION, MESSAGE_TAG, PRIVATE_KEY, PUBLIC_KEY, damaged, slot_name
 from holdfast_server.repository.json_object import JsonObject, Malformed, damage_of, to_base64, to_json
+from holdfast_server.repository.recovery_keys import recovery_secret, recovery_text
 
-__all__ = [
-    "MAX_COST",
-    "MAX_SLOT",
-    "NewSlot",
-    "OpenedSlot",
-    "Slot",
-    "SlotInfo",
-    "SlotKind",
-    "make_slot",
-    "recovery_secret",
-]
+__all__ = ["MAX_COST", "MAX_SLOT", "NewSlot", "OpenedSlot", "Slot", "SlotInfo", "SlotKind", "make_slot"]
 
 MAGIC: Final = b"HFKEYSLT"
 HEAD = struct.Struct("<8sHHI")
@@ -58,7 +49,6 @@ MAX_SLOT: Final = HEAD.size + HEADER_MAX + WRAPPED + KEY
 CONTEXT_CONTENT_KEY: Final = b"holdfast repository 1 content key"
 CONTEXT_KEY_FILE: Final = b"holdfast repository 1 key file"
 CONTEXT_RECOVERY: Final = b"holdfast repository 1 recovery key"
-CONTEXT_RECOVERY_CHECK: Final = b"holdfast recovery key"
 ARGON2: Final = "argon2id"
 HKDF_NAME: Final = "hkdf-sha256"
 
@@ -67,12 +57,13 @@ MAX_PASSPHRASE: Final = 1_024
 MIN_KEY_FILE: Final = 32
 MAX_KEY_FILE: Final = 65_536
 LABEL_MAX: Final = 255
-RECOVERY_PREFIX: Final = "HFRK1"
-RECOVERY_CHECK: Final = 3
 
 _ZERO_NONCE = bytes(12)
 _EPOCH = struct.Struct("<I")
 _MAX_TIME = (1 << 63) - 1
+_KIND = struct.Struct("<H")
+#: Of a slot that does not have one.
+_UNBOUND = b""
 #: A label is sealed as an object: salt, form and length, tag.
 _LABEL_OVERHEAD = KEY + 5 + MESSAGE_TAG
 
@@ -117,10 +108,13 @@ class SlotInfo:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class OpenedSlot:
-    """What a slot gave: all keys of the repository. Never shown, and refuses to be pickled."""
+    """What a slot gave: the keys of the repository that are in it. Never shown, and refuses to be pickled.
+
+    `private` is the slot's own key, to which the keys of later epochs are sealed (`Slot.open_epoch`)."""
 
     index_key: bytes
     content: ContentKeys
+    private: bytes = b""
 
     def __repr__(self) -> str:
         return "OpenedSlot(…)"
@@ -162,6 +156,7 @@ def make_slot(new: NewSlot, keys: IndexKeys, opened: OpenedSlot, now_us: int) ->
             "create_time": now_us,
             "kdf": _kdf_json(parameters, salt),
             "public": to_base64(public),
+            "binding": to_base64(_binding(keys, slot_id, new.kind, public)),
             "label": to_base64(keys.seal(_label_name(name), label)),
             "content": [
                 {
@@ -187,6 +182,7 @@ class Slot:
     """A key slot as it lies in the store. Nothing of it is proved before `open` gave keys, but that it is undamaged."""
 
     __slots__ = (
+        "_binding",
         "_content_keys",
         "_head",
         "_label",
@@ -235,6 +231,7 @@ class Slot:
         self.create_us = values.integer("create_time", high=_MAX_TIME)
         self._parameters, self._salt = _read_kdf(values.child("kdf"), self.kind)
         self._public = values.base64("public", PUBLIC_KEY)
+        self._binding = values.base64("binding", KEY) if values.has("binding") else _UNBOUND
         self._label = values.base64("label", _LABEL_OVERHEAD, _LABEL_OVERHEAD + LABEL_MAX)
         self._content_keys = {
             key.integer("epoch", 1, 0xFFFF_FFFF): key.base64("sealed", PRIVATE_KEY + HPKE_OVERHEAD)
@@ -245,6 +242,11 @@ class Slot:
     def cost(self) -> int:
         """What it costs to try a secret: KiB of memory, times passes; 0 where that is next to nothing."""
         return self._parameters.memory_kib * self._parameters.passes if self._parameters else 0
+
+    @property
+    def epochs(self) -> frozenset[int]:
+        """The epochs of the content keys in it; the log holds those of later ones."""
+        return frozenset(self._content_keys)
 
     def info(self, keys: IndexKeys) -> SlotInfo:
         """What may be told of it. Raises DataLoss/CHECKSUM_MISMATCH when its label is not of this repository."""
@@ -271,54 +273,46 @@ class Slot:
         index_key, private = keys[:KEY], keys[KEY:]
         if public_half(private) != self._public:
             raise damaged(self.name, "its key pair does not fit together")
-        return OpenedSlot(index_key, self._open_content(private))
-
-    def _open_content(self, private: bytes) -> ContentKeys:
-        opened: dict[int, bytes] = {}
-        for epoch, sealed in self._content_keys.items():
-            content = hpke_open(private, _content_info(self.uuid, self.slot_id, epoch), sealed)
-            if content is None:
-                raise damaged(self.name, f"the content key of epoch {epoch} does not open")
-            opened[epoch] = content
-        if not opened:
+        content = {epoch: self._open_sealed(private, epoch, sealed) for epoch, sealed in self._content_keys.items()}
+        if not content:
             raise damaged(self.name, "it has no content key")
-        return ContentKeys(opened)
+        return OpenedSlot(index_key, ContentKeys(content), private)
+
+    def open_epoch(self, opened: OpenedSlot, told: KeyEpoch) -> bytes | None:
+        """The content private key of a later epoch, which the log holds for this slot; None when it holds none.
+
+        `opened` is what `open` gave. Raises DataLoss/CHECKSUM_MISMATCH when it does not open.
+        """
+        sealed = told.sealed.get(self.slot_id.hex())
+        return None if sealed is None else self._open_sealed(opened.private, told.epoch, sealed)
+
+    def _open_sealed(self, private: bytes, epoch: int, sealed: bytes) -> bytes:
+        content = hpke_open(private, _content_info(self.uuid, self.slot_id, epoch), sealed)
+        if content is None:
+            raise damaged(self.name, f"the content key of epoch {epoch} does not open")
+        return content
+
+    def require_bound(self, keys: IndexKeys) -> None:
+        """Raises DataLoss/CHECKSUM_MISMATCH unless its public key is the one that it was made with: whoever can write
+        to the store could have put another there, to be given the keys of later epochs."""
+        if self._binding == _UNBOUND:
+            what = "it does not prove that its public key is its own, as slots of old do not"
+        elif not hmac.compare_digest(self._binding, _binding(keys, self.slot_id, self.kind, self._public)):
+            what = "its public key is not the one that it was made with"
+        else:
+            return
+        slot_id = self.slot_id.hex()
+        raise damaged(
+            self.name, f"{what}, so no new key is sealed to it: remove key {slot_id}, or add it anew", key_id=slot_id
+        )
+
+    def seal_epoch(self, keys: IndexKeys, epoch: int, private: bytes) -> bytes:
+        """A content private key for this slot, to be told in the log. Raises as `require_bound`."""
+        self.require_bound(keys)
+        return hpke_seal(self._public, _content_info(self.uuid, self.slot_id, epoch), private)
 
     def __repr__(self) -> str:
         return f"Slot({self.name})"
-
-
-def recovery_text(secret: bytes) -> str:
-    """A recovery key's 32 bytes as they are shown: `HFRK1-` and 56 letters and digits in groups of four."""
-    letters = base64.b32encode(secret + _recovery_check(secret)).decode()
-    return "-".join([RECOVERY_PREFIX, *(letters[at : at + 4] for at in range(0, len(letters), 4))])
-
-
-def recovery_secret(text: str) -> bytes | None:
-    """The 32 bytes of a recovery key as somebody typed it; None when it is none, or was mistyped."""
-    letters = _recovery_letters(text)
-    if letters is None:
-        return None
-    try:
-        content = base64.b32decode(letters)
-    except binascii.Error:
-        return None
-    secret, check = content[:KEY], content[KEY:]
-    return secret if len(secret) == KEY and check == _recovery_check(secret) else None
-
-
-def is_mistyped_recovery_key(text: str) -> bool:
-    """Whether it looks like a recovery key and cannot be one."""
-    return _recovery_letters(text) is not None and recovery_secret(text) is None
-
-
-def _recovery_letters(text: str) -> str | None:
-    bare = "".join(text.split()).replace("-", "").upper()
-    return bare.removeprefix(RECOVERY_PREFIX) if text.isascii() and bare.startswith(RECOVERY_PREFIX) else None
-
-
-def _recovery_check(secret: bytes) -> bytes:
-    return blake3(CONTEXT_RECOVERY_CHECK + secret).digest(RECOVERY_CHECK)
 
 
 def _secret_of(new: NewSlot) -> tuple[bytes, str | None]:
@@ -389,3 +383,7 @@ def _label_name(name: str) -> str:
 
 def _content_info(uuid: bytes, slot_id: bytes, epoch: int) -> bytes:
     return CONTEXT_CONTENT_KEY + uuid + slot_id + _EPOCH.pack(epoch)
+
+
+def _binding(keys: IndexKeys, slot_id: bytes, kind: SlotKind, public: bytes) -> bytes:
+    return blake3(slot_id + _KIND.pack(_NUMBER_OF[kind]) + public, key=keys.slot).digest()

@@ -8,12 +8,24 @@ from pathlib import Path
 
 from holdfast_server import key_derivation
 from holdfast_server.key_derivation import KeyParameters
-from holdfast_server.repository import config, content_keys, crypto, facts, format, log, receipt, slots  # noqa: A004
+from holdfast_server.repository import (
+    config,
+    content_keys,
+    crypto,
+    facts,
+    format,  # noqa: A004
+    key_changes,
+    log,
+    receipt,
+    recovery_keys,
+    slots,
+)
 from holdfast_server.repository.crypto import Segment
 from holdfast_server.repository.format import ChunkType, Tier
 from holdfast_server.repository.keys import WriterKey
+from holdfast_server.repository.recovery_keys import recovery_text
 from holdfast_server.repository.runs import Run, RunKind
-from holdfast_server.repository.slots import NewSlot, OpenedSlot, SlotKind, make_slot, recovery_text
+from holdfast_server.repository.slots import NewSlot, OpenedSlot, SlotKind, make_slot
 from holdfast_server.repository.snapshots import Tombstone
 from holdfast_server.storage.object_names import FLAT_CLASSES, MAX_CREATED
 from holdfast_server.storage.objects import MemoryObjects
@@ -47,7 +59,8 @@ def test_keys_and_their_contexts() -> None:
     assert f"A private key is {format.PRIVATE_KEY} bytes: seed of ML-KEM-768 ({content_keys._KEM_SEED})" in text
     assert f"A public key is {format.PUBLIC_KEY:,} bytes" in text
     assert f"encapsulation key ({content_keys._KEM_PUBLIC:,})" in text
-    for context in (crypto.CONTEXT_CONFIG, crypto.CONTEXT_CHUNK_ID, crypto.CONTEXT_SMALL, crypto.CONTEXT_CHECK):
+    contexts = crypto.CONTEXT_CONFIG, crypto.CONTEXT_CHUNK_ID, crypto.CONTEXT_SMALL, crypto.CONTEXT_CHECK
+    for context in (*contexts, crypto.CONTEXT_SLOT):
         assert f'| "{context.decode()}"' in text
     primitives = TEXT[: TEXT.index("### Keys")]
     assert "empty AAD: KEM MLKEM768-X25519 (draft-ietf-hpke-pq), HKDF-SHA256, AES-256-GCM" in primitives
@@ -100,13 +113,22 @@ def test_key_slots() -> None:
     assert all(f"`{key}`" in text for key in of_kdf)
     for context in (slots.CONTEXT_CONTENT_KEY, slots.CONTEXT_KEY_FILE, slots.CONTEXT_RECOVERY):
         assert f'"{context.decode()}" ‖ uuid' in text
-    assert f'"{slots.CONTEXT_RECOVERY_CHECK.decode()}" ‖ those' in text
-    assert f"first {slots.RECOVERY_CHECK} bytes of" in text
+    assert f'"{recovery_keys.CONTEXT_RECOVERY_CHECK.decode()}" ‖ those' in text
+    assert f"first {recovery_keys.RECOVERY_CHECK} bytes of" in text
     shown = recovery_text(bytes(32))
     assert f"`{shown[:6]}`, then {len(shown[6:].replace('-', ''))} characters of Base32" in text
     assert f"in NFC, at most {slots.MAX_PASSPHRASE:,} bytes" in text
     assert f"key file, {slots.MIN_KEY_FILE} to {slots.MAX_KEY_FILE:,} bytes" in text
     assert f"UTF-8 of at most {slots.LABEL_MAX} bytes" in text
+
+
+def test_epochs() -> None:
+    text = section("Epochs")
+    assert f"at most {key_changes.MAX_SLOTS} slots and {key_changes.MAX_EPOCHS} epochs" in text
+    name = format.epoch_claim_name(7)
+    assert (name[:11], len(name[11:]), int(name[11:])) == ("keys/epoch-", 10, 7)
+    assert "`keys/epoch-…`" in text
+    assert "an epoch in a name 10" in section("Objects")
 
 
 def test_the_cost_of_a_passphrase() -> None:

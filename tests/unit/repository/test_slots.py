@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from holdfast_server.errors import HoldfastError, InvalidArgument, Reason
 from holdfast_server.key_derivation import KeyParameters
-from holdfast_server.repository import slots
 from holdfast_server.repository.crypto import ContentKeys, IndexKeys
+from holdfast_server.repository.recovery_keys import is_mistyped_recovery_key, recovery_secret, recovery_text
 from holdfast_server.repository.slots import (
     MAX_SLOT,
     MadeSlot,
@@ -24,8 +24,6 @@ from holdfast_server.repository.slots import (
     SlotInfo,
     SlotKind,
     make_slot,
-    recovery_secret,
-    recovery_text,
 )
 from tests.unit.repository.samples import CONTENT, INDEX_KEY, KEYS, NOW, OTHER_UUID, UUID, cuts, flips, refused, shows
 
@@ -202,13 +200,13 @@ def test_a_mistyped_recovery_key_is_told() -> None:
             if typed != text:
                 wrong += 1
                 assert recovery_secret(typed) is None
-                assert slots.is_mistyped_recovery_key(typed)
+                assert is_mistyped_recovery_key(typed)
     assert wrong > 200
     swapped = text[:6] + text[7] + text[6] + text[8:]
     for typed in (swapped, text[:-1], text + "A", text + "AAAAAAA=", "HFRK1-", text.replace("HFRK1", "HFRK2"), "", "é"):
         assert recovery_secret(typed) is None or typed == text
-    assert not slots.is_mistyped_recovery_key(text)
-    assert not slots.is_mistyped_recovery_key("a passphrase")
+    assert not is_mistyped_recovery_key(text)
+    assert not is_mistyped_recovery_key("a passphrase")
 
 
 @pytest.mark.parametrize(
