@@ -117,6 +117,7 @@ from holdfast.repositories import (
     NewKey,
 )
 from holdfast.repository_models import (
+    AddedKey,
     CreatedRepository,
     LogPosition,
     Repository,
@@ -145,6 +146,7 @@ from holdfast.wallet_models import (
 
 __all__ = [
     "Aborted",
+    "AddedKey",
     "AlreadyExists",
     "ArchiveFormat",
     "ArchiveLimits",

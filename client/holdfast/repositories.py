@@ -1,4 +1,4 @@
-"""Repositories: created, shown, unlocked for a while and locked, proved and maintained."""
+"""Repositories: created, shown, unlocked for a while and locked, proved and maintained; and their keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from holdfast.maintenance_models import (
     RepairRepositoryResult,
 )
 from holdfast.pages import pages
-from holdfast.repository_models import CreatedRepository, Repository
+from holdfast.repository_models import AddedKey, CreatedRepository, Repository
 from holdfast.retention import RetentionPolicy, wire_retention
 from holdfast.task import TaskHandle
 from holdfast.v1 import backup_pb2, repository_pb2, repository_service_pb2
@@ -111,6 +111,52 @@ class Repositories:
             ttl=None if ttl is None else to_duration(ttl),
         )
         return from_message(Repository, self._connection.call(self._connection.repositories.UnlockRepository, request))
+
+    def add_key(
+        self,
+        repository_id: str,
+        key: NewKey,
+        *,
+        credentials: Credentials | None = None,
+        request_id: str | None = None,
+    ) -> AddedKey:
+        """Add a key slot, which opens older content too. `credentials` open a present one, as a sealed repository that
+        is not unlocked needs.
+
+        Raises FailedPrecondition: KEY_REQUIRED, KEY_WRONG; ResourceExhausted/QUOTA_EXCEEDED from the 65th slot on.
+        """
+        request = repository_service_pb2.AddKeyRequest(
+            repository_id=repository_id,
+            key=_wire_key(key),
+            credentials=wire_credentials(credentials),
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        return from_message(AddedKey, self._connection.create(self._connection.repositories.AddKey, request))
+
+    def remove_key(self, repository_id: str, key_id: str) -> Repository:
+        """Remove a key slot. Whoever opened it before can still read what was written until now; `rotate_key` keeps
+        later content from them.
+
+        Raises NotFound/KEY_NOT_FOUND, and FailedPrecondition/LAST_KEY for the last one of a sealed repository.
+        """
+        request = repository_service_pb2.RemoveKeyRequest(repository_id=repository_id, key_id=key_id)
+        return from_message(Repository, self._connection.call(self._connection.repositories.RemoveKey, request))
+
+    def rotate_key(
+        self, repository_id: str, *, credentials: Credentials | None = None, request_id: str | None = None
+    ) -> Repository:
+        """Encrypt later content with a new key, which every present slot opens; earlier content stays as it is.
+        `credentials` as for `add_key`.
+
+        Raises FailedPrecondition: KEY_REQUIRED, KEY_WRONG; DataLoss/CHECKSUM_MISMATCH, naming the slot, for one that
+        is damaged, gone, or does not prove that it was made by the service: remove it, or add it anew.
+        """
+        request = repository_service_pb2.RotateKeyRequest(
+            repository_id=repository_id,
+            credentials=wire_credentials(credentials),
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        return from_message(Repository, self._connection.create(self._connection.repositories.RotateKey, request))
 
     def check(
         self,

@@ -9,6 +9,7 @@ from datetime import datetime
 from holdfast.enums import RepositoryKeyKind, RepositoryState
 
 __all__ = [
+    "AddedKey",
     "CreatedRepository",
     "LogPosition",
     "Repository",
@@ -102,4 +103,12 @@ class CreatedRepository:
     """A new repository, and its recovery key if one was asked for: keep it, it is shown nowhere else."""
 
     repository: Repository
+    recovery_key: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddedKey:
+    """A new key slot, and its recovery key if it is one: keep it, it is shown nowhere else."""
+
+    key: RepositoryKey
     recovery_key: str | None = field(repr=False)

@@ -135,6 +135,7 @@ def _edge_services(config: Config, reader: WalletReader, downloads: SnapshotDown
     from holdfast_server.tasks.maintenance_orders import MaintenanceOrders
     from holdfast_server.tasks.queue import DbosQueue, migrate_queue
     from holdfast_server.tasks.repositories import RepositoryRegistry
+    from holdfast_server.tasks.repository_keys import RepositoryKeyring
     from holdfast_server.tasks.restore import RestoreOrders
     from holdfast_server.tasks.restore_archive import RestoreArchiveOrders
     from holdfast_server.tasks.snapshot_queries import SnapshotQueries
@@ -169,6 +170,7 @@ def _edge_services(config: Config, reader: WalletReader, downloads: SnapshotDown
         imports=ImportOrders(engine, policy, keys),
         wallets=WalletQueries(database, policy, reader, keys),
         repositories=repositories,
+        repository_keys=RepositoryKeyring(database, repositories, reader, clock, data_dir),
         checks=CheckOrders(engine, repositories),
         maintenance=MaintenanceOrders(engine, repositories),
         snapshots=SnapshotQueries(database, repositories, reader, downloads, clock, data_dir, software_version()),

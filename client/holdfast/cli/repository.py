@@ -8,6 +8,7 @@ from holdfast.cli.level import LEVELS, level_option
 from holdfast.cli.password import read_password
 from holdfast.cli.repository_key import repository_key_options
 from holdfast.cli.repository_maintenance import compact, prune, repair
+from holdfast.cli.repository_slots import key
 from holdfast.cli.session import Command, Session, pass_session
 from holdfast.cli.span import for_option
 from holdfast.cli.watching import start, task_options
@@ -26,7 +27,7 @@ def repository() -> None:
     """Create, show, check, prune and mend repositories: deduplicated, compressed, encrypted stores of snapshots."""
 
 
-for _command in (prune, compact, repair):
+for _command in (prune, compact, repair, key):
     repository.add_command(_command)
 
 

@@ -212,31 +212,36 @@ class RepositoryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AddKey(self, request, context):
-        """Adds a key slot.
+        """Adds a key slot; it opens earlier content too. At most 64 fit.
 
-        Errors: NOT_FOUND/REPOSITORY_NOT_FOUND; FAILED_PRECONDITION/KEY_REQUIRED, KEY_WRONG;
-        INVALID_ARGUMENT/INVALID_FIELD;
-        ALREADY_EXISTS/REQUEST_ID_REUSED; UNAVAILABLE/STORAGE_UNREACHABLE.
+        Errors: NOT_FOUND/REPOSITORY_NOT_FOUND; FAILED_PRECONDITION/KEY_REQUIRED, KEY_WRONG, REPOSITORY_REPLACED;
+        INVALID_ARGUMENT/INVALID_FIELD; ALREADY_EXISTS/REQUEST_ID_REUSED; RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, READER_BUSY;
+        UNAVAILABLE/STORAGE_UNREACHABLE, READER_FAILED, CATALOG_BUSY; DATA_LOSS/CHECKSUM_MISMATCH, REPOSITORY_ROLLED_BACK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveKey(self, request, context):
-        """Removes a key slot. This takes nothing away from whoever opened it before; RotateKey protects later content.
+        """Removes a key slot, for good: it opens nothing any more, should the store bring it back. This takes nothing away
+        from whoever opened it before; RotateKey protects later content.
 
-        Errors: NOT_FOUND/REPOSITORY_NOT_FOUND, KEY_NOT_FOUND; FAILED_PRECONDITION/LAST_KEY;
-        UNAVAILABLE/STORAGE_UNREACHABLE.
+        Errors: NOT_FOUND/REPOSITORY_NOT_FOUND, KEY_NOT_FOUND; FAILED_PRECONDITION/LAST_KEY (nothing else would open all of
+        a sealed repository), REPOSITORY_REPLACED; RESOURCE_EXHAUSTED/READER_BUSY; UNAVAILABLE/STORAGE_UNREACHABLE,
+        READER_FAILED, CATALOG_BUSY; DATA_LOSS/CHECKSUM_MISMATCH, REPOSITORY_ROLLED_BACK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateKey(self, request, context):
-        """Starts a new content key epoch: later content is sealed to the new key; earlier content stays readable as before.
+        """Starts a new content key epoch: backups that begin later are sealed to the new key, which every present slot opens;
+        earlier content stays readable as before. The number of the epoch rises, not always by one. At most 499 fit.
 
-        Errors: NOT_FOUND/REPOSITORY_NOT_FOUND; FAILED_PRECONDITION/KEY_REQUIRED, KEY_WRONG;
-        ALREADY_EXISTS/REQUEST_ID_REUSED; UNAVAILABLE/STORAGE_UNREACHABLE.
+        Errors: NOT_FOUND/REPOSITORY_NOT_FOUND; FAILED_PRECONDITION/KEY_REQUIRED, KEY_WRONG, REPOSITORY_REPLACED,
+        STORE_UNSUITABLE; ALREADY_EXISTS/REQUEST_ID_REUSED; RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, READER_BUSY;
+        UNAVAILABLE/STORAGE_UNREACHABLE, READER_FAILED, CATALOG_BUSY; DATA_LOSS/REPOSITORY_ROLLED_BACK, CHECKSUM_MISMATCH
+        (also when a key slot is gone, damaged or has a public key that is not proved to be its own; nothing changed then).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

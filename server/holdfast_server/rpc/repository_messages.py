@@ -12,7 +12,7 @@ from holdfast_server.rpc.errors import code_name
 from holdfast_server.storage.names import escape
 from holdfast_server.tasks.repository_states import ShownRepository
 
-__all__ = ["receipt_message", "repository_message"]
+__all__ = ["key_message", "receipt_message", "repository_message"]
 
 _COUNTS = frozenset(field.name for field in repository_pb2.RepositoryStatistics.DESCRIPTOR.fields) - {"count_time"}
 
@@ -27,15 +27,7 @@ def repository_message(row: ShownRepository, *, with_statistics: bool = True) ->
         sealed=row.sealed,
         format_version=row.format_version,
         compression_level=row.compression_level,
-        keys=[
-            repository_pb2.RepositoryKey(
-                key_id=key["key_id"],
-                kind=f"REPOSITORY_KEY_KIND_{key['kind']}",
-                display_name=key["display_name"],
-                create_time=timestamp(key["create_time"]),
-            )
-            for key in row.keys
-        ],
+        keys=[key_message(key) for key in row.keys],
         key_epoch=row.key_epoch,
         create_time=timestamp(row.create_time),
         update_time=timestamp(row.update_time),
@@ -43,6 +35,15 @@ def repository_message(row: ShownRepository, *, with_statistics: bool = True) ->
         statistics=None if counts is None else _statistics_message(counts),
         last_check_time=optional_time(row.last_check_time),
         problem=None if row.problem is None else _problem_message(row.problem),
+    )
+
+
+def key_message(slot: Mapping[str, Any]) -> repository_pb2.RepositoryKey:
+    return repository_pb2.RepositoryKey(
+        key_id=slot["key_id"],
+        kind=f"REPOSITORY_KEY_KIND_{slot['kind']}",
+        display_name=slot["display_name"],
+        create_time=timestamp(slot["create_time"]),
     )
 
 

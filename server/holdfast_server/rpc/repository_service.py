@@ -1,4 +1,4 @@
-"""RepositoryService: repositories created, shown, unlocked for a while and locked, proved and maintained."""
+"""RepositoryService: repositories created, shown, unlocked and locked, proved and maintained; and their keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from holdfast_server.rpc.parse import (
     parse_seconds,
     request_key,
 )
-from holdfast_server.rpc.repository_messages import receipt_message, repository_message
+from holdfast_server.rpc.repository_messages import key_message, receipt_message, repository_message
 from holdfast_server.rpc.services import Services
 from holdfast_server.tasks.maintenance_orders import PruneOrder
 from holdfast_server.tasks.repositories import RepositoryOrder
@@ -153,6 +153,23 @@ class RepositoryServicer(repository_service_pb2_grpc.RepositoryServiceServicer):
                 request.repository_id, principal, key, dry_run=request.dry_run, credentials=credentials
             )
         )
+
+    def AddKey(self, request: pb.AddKeyRequest, context: grpc.ServicerContext) -> pb.AddKeyResponse:
+        slot = _slot(request.key, "key")
+        key = request_key(request, "AddKey", current_principal().name, {})
+        credentials = parse_credentials(request, accepted=REPOSITORY_SECRETS)
+        made = self._services.repository_keys.add(request.repository_id, slot, credentials, key, context.is_active)
+        return pb.AddKeyResponse(key=key_message(made.slot), recovery_key=made.recovery_key)
+
+    def RemoveKey(self, request: pb.RemoveKeyRequest, context: grpc.ServicerContext) -> repository_pb2.Repository:
+        row = self._services.repository_keys.remove(request.repository_id, request.key_id, context.is_active)
+        return repository_message(row, with_statistics=False)
+
+    def RotateKey(self, request: pb.RotateKeyRequest, context: grpc.ServicerContext) -> repository_pb2.Repository:
+        key = request_key(request, "RotateKey", current_principal().name, {})
+        credentials = parse_credentials(request, accepted=REPOSITORY_SECRETS)
+        row = self._services.repository_keys.rotate(request.repository_id, credentials, key, context.is_active)
+        return repository_message(row, with_statistics=False)
 
 
 def _location(text: str) -> bytes:

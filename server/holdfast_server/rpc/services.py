@@ -14,6 +14,7 @@ from holdfast_server.tasks.export_coins_orders import ExportCoinsOrders
 from holdfast_server.tasks.import_coins import ImportOrders
 from holdfast_server.tasks.maintenance_orders import MaintenanceOrders
 from holdfast_server.tasks.repositories import RepositoryRegistry
+from holdfast_server.tasks.repository_keys import RepositoryKeyring
 from holdfast_server.tasks.restore import RestoreOrders
 from holdfast_server.tasks.restore_archive import RestoreArchiveOrders
 from holdfast_server.tasks.snapshot_queries import SnapshotQueries
@@ -45,6 +46,7 @@ class Services:
     imports: ImportOrders
     wallets: WalletQueries
     repositories: RepositoryRegistry
+    repository_keys: RepositoryKeyring
     checks: CheckOrders
     maintenance: MaintenanceOrders
     snapshots: SnapshotQueries

@@ -36,6 +36,12 @@ class HeldKeys(Generic[K]):
         with self._lock:
             self._held[owner_id] = Held(key, expire_time, self._clock.monotonic() + seconds)
 
+    def replace(self, owner_id: str, key: K) -> None:
+        """Put a key in the place of the one that is held for that id, for the time that is left; none if none is."""
+        with self._lock:
+            if (one := self._held.get(owner_id)) is not None:
+                self._held[owner_id] = Held(key, one.expire_time, one.deadline)
+
     def forget(self, owner_id: str) -> None:
         with self._lock:
             self._held.pop(owner_id, None)

@@ -201,6 +201,14 @@ class RepositoryRegistry:
         self._held.drop_unless(held, lambda one, _: one in known)
         return held[repository_id].key if repository_id in known else None
 
+    def renew_unlock(self, repository_id: str, text: str) -> None:
+        """If it is unlocked here, it is with these keys from now on, and not for longer."""
+        self._held.replace(repository_id, text)
+
+    def show(self, repository_id: str) -> ShownRepository:
+        """One repository as the catalog has it; nothing is opened. Raises NotFound/REPOSITORY_NOT_FOUND."""
+        return self._shown(self._row(repository_id))
+
     def attach(
         self,
         row: RepositoryRow,

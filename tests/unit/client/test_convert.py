@@ -76,6 +76,7 @@ PAIRS: list[tuple[Any, Any, set[str], set[str]]] = [
     (repository_models.RepositoryStatistics, repository_pb2.RepositoryStatistics, set(), set()),
     (repository_models.RepositoryReceipt, repository_pb2.RepositoryReceipt, set(), set()),
     (repository_models.LogPosition, repository_pb2.LogPosition, set(), set()),
+    (repository_models.AddedKey, repository_service_pb2.AddKeyResponse, set(), set()),
     (repository_models.CreatedRepository, repository_service_pb2.CreateRepositoryResponse, set(), set()),
     (models.Event, task_pb2.TaskEvent, {"warning"}, {"problem", "warning_count"}),
 ]
