@@ -145,11 +145,11 @@ class RepositoryServiceServicer(object):
 
     def UnlockRepository(self, request, context):
         """Opens a sealed repository for a while, so that calls need no credentials. For one that is not sealed the secret is
-        tried and nothing changes.
+        tried; it brings back content keys that the data directory lacks, such as one that was put back from an old copy.
 
         Errors: NOT_FOUND/REPOSITORY_NOT_FOUND; FAILED_PRECONDITION/KEY_REQUIRED, KEY_WRONG, REPOSITORY_REPLACED;
-        INVALID_ARGUMENT/INVALID_FIELD; UNAVAILABLE/STORAGE_UNREACHABLE, READER_FAILED; RESOURCE_EXHAUSTED/READER_BUSY;
-        DATA_LOSS/CHECKSUM_MISMATCH.
+        INVALID_ARGUMENT/INVALID_FIELD; UNAVAILABLE/STORAGE_UNREACHABLE, READER_FAILED, CATALOG_BUSY;
+        RESOURCE_EXHAUSTED/READER_BUSY; DATA_LOSS/CHECKSUM_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -6,8 +6,10 @@ half way may be done again: what it left is a key that nobody was told of, or a 
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +20,12 @@ from holdfast_server.core.repository_place import (
     OpenRepository,
     RepositoryPlace,
     heads_of,
+    keys_lost,
     open_content,
     open_place,
     require_newest,
 )
+from holdfast_server.errors import Reason, Unavailable
 from holdfast_server.repository import (
     ContentKeys,
     NewSlot,
@@ -30,12 +34,27 @@ from holdfast_server.repository import (
     add_slot,
     begin_epoch,
     key_slots,
+    lacking_keys,
     remove_slot,
 )
 from holdfast_server.storage.descent import DIRECTORY_FLAGS
 from holdfast_server.storage.local import translate_os_error
 
-__all__ = ["AddedKey", "KeysNow", "RotatedKey", "add_key", "remove_key", "rotate_key"]
+__all__ = [
+    "AddedKey",
+    "KeysNow",
+    "RotatedKey",
+    "add_key",
+    "remove_key",
+    "rotate_key",
+    "take_lock",
+    "try_secret",
+]
+
+#: In the folder of a repository's keys: whoever changes them, or the file, holds it locked.
+_LOCK = b"keys.lock"
+_PATIENCE_SECONDS = 5.0
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +83,51 @@ class RotatedKey:
 
     now: KeysNow
     content: str | None
+
+
+@contextmanager
+def take_lock(repository_id: str, kept: bytes, patience: float, wanted: Callable[[], bool]) -> Iterator[None]:
+    """Nobody else of this service changes the keys of a repository meanwhile; `kept` is the folder that holds them.
+
+    Waits for `patience` seconds, as long as it is `wanted`. Raises Unavailable/CATALOG_BUSY, and
+    FailedPrecondition/REPOSITORY_KEYS_LOST when there is no such folder.
+    """
+    try:
+        folder = os.open(kept, DIRECTORY_FLAGS)
+        try:
+            lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        finally:
+            os.close(folder)
+    except FileNotFoundError as error:
+        raise keys_lost(repository_id, kept) from error
+    except OSError as error:
+        raise translate_os_error(error, f"locking the keys of repository {repository_id}") from error
+    deadline = time.monotonic() + patience
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not wanted() or time.monotonic() > deadline:
+                    text = f"another call changes the keys of repository {repository_id}"
+                    raise Unavailable(Reason.CATALOG_BUSY, text, retry_after=2.0) from None
+                time.sleep(_POLL_SECONDS)
+        yield
+    finally:
+        os.close(lock)
+
+
+def try_secret(place: RepositoryPlace, secret: str) -> None:
+    """Try a secret on a repository that is not sealed. Keys of content that the data directory lacks, because another
+    one began them or it is an older copy, are kept there from now on. Raises as `open_place`, `open_content` and
+    `take_lock`."""
+    with open_place(place) as opened:
+        lacking = lacking_keys(opened.repository, open_content(opened, secret))
+    if lacking:
+        with take_lock(place.repository_id, place.keys_folder, _PATIENCE_SECONDS, lambda: True):
+            for epoch, private in lacking.items():
+                _keep(place, epoch, private)
 
 
 def add_key(

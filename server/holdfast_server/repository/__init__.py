@@ -17,7 +17,15 @@ from holdfast_server.repository.entries import Entry, EntryFlag, EntryKind, enco
 from holdfast_server.repository.fetching import ChunkSource
 from holdfast_server.repository.format import LARGE_FILE
 from holdfast_server.repository.history import DamagedSnapshot, History, read_history
-from holdfast_server.repository.key_changes import KeySlots, NewEpoch, add_slot, begin_epoch, key_slots, remove_slot
+from holdfast_server.repository.key_changes import (
+    KeySlots,
+    NewEpoch,
+    add_slot,
+    begin_epoch,
+    key_slots,
+    lacking_keys,
+    remove_slot,
+)
 from holdfast_server.repository.keys import RepositoryKeys
 from holdfast_server.repository.log import LogHead, LogVector
 from holdfast_server.repository.log_state import LogState
@@ -118,6 +126,7 @@ __all__ = [
     "end_reading_run",
     "folder_tail",
     "key_slots",
+    "lacking_keys",
     "link_tail",
     "open_from_slots",
     "prune_repository",

@@ -31,7 +31,17 @@ from holdfast_server.repository.repository import Repository
 from holdfast_server.repository.slots import MAX_SLOT, MadeSlot, NewSlot, OpenedSlot, Slot, SlotInfo, make_slot
 from holdfast_server.storage.objects import ObjectMissing
 
-__all__ = ["MAX_EPOCHS", "MAX_SLOTS", "KeySlots", "NewEpoch", "add_slot", "begin_epoch", "key_slots", "remove_slot"]
+__all__ = [
+    "MAX_EPOCHS",
+    "MAX_SLOTS",
+    "KeySlots",
+    "NewEpoch",
+    "add_slot",
+    "begin_epoch",
+    "key_slots",
+    "lacking_keys",
+    "remove_slot",
+]
 
 #: Key slots of a repository: every epoch is sealed to each of them.
 MAX_SLOTS: Final = 64
@@ -169,6 +179,23 @@ def begin_epoch(
         if {slot.slot_id.hex() for slot in present} <= sealed.keys() or round_ == _ROUNDS - 1:
             break
     return NewEpoch(epoch, private)
+
+
+def lacking_keys(repository: Repository, content: ContentKeys) -> dict[int, bytes]:
+    """The content private keys by epoch that this node of a repository that is not sealed should keep and does not, as
+    far as `content` has them: another node began those epochs, or its data directory is an older copy.
+
+    Raises DataLoss/CHECKSUM_MISMATCH for a damaged log.
+    """
+    own = repository.keys.content
+    if own is None or not set(content.epochs) - set(own.epochs):
+        return {}
+    _, state = _read_log(repository)
+    return {
+        epoch: content.private(epoch)
+        for epoch, told in state.epochs.items()
+        if epoch in content.epochs and epoch not in own.epochs and content.public(epoch).raw == told.public
+    }
 
 
 def _read_log(repository: Repository) -> tuple[Log, LogState]:

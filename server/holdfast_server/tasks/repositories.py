@@ -21,6 +21,7 @@ from holdfast_server.catalog.rows import RepositoryRow, RepositoryState
 from holdfast_server.clock import Clock
 from holdfast_server.core.kept_place import KeptPlace
 from holdfast_server.core.new_repository import MadeRepository, WantedSlot, make_repository
+from holdfast_server.core.repository_keys import try_secret
 from holdfast_server.core.repository_place import (
     OpenRepository,
     RepositoryPlace,
@@ -162,7 +163,7 @@ class RepositoryRegistry:
         self, repository_id: str, credentials: Credentials | None, seconds: float, wanted: Callable[[], bool]
     ) -> ShownRepository:
         """Open a sealed repository for so long from now, whatever was left of an earlier unlock. For one that is not
-        sealed the secret is tried and nothing changes.
+        sealed the secret is tried, and brings back content keys that the data directory lacks.
 
         Raises NotFound/REPOSITORY_NOT_FOUND; FailedPrecondition: KEY_REQUIRED without a secret, KEY_WRONG; and what
         `open_place` and `WalletReader.run` raise.
@@ -171,8 +172,11 @@ class RepositoryRegistry:
         secret = _secret_of(credentials)
         if secret is None:
             raise content_key_required(repository_id) if row.sealed else nothing_to_unlock(repository_id)
-        text = self._reader.run(content_text, repository_place(row, self._data_dir), secret, wanted=wanted)
-        if row.sealed:
+        place = repository_place(row, self._data_dir)
+        if not row.sealed:
+            self._reader.run(try_secret, place, secret, wanted=wanted)
+        else:
+            text = self._reader.run(content_text, place, secret, wanted=wanted)
             until = self._clock.now() + int(seconds * 1_000_000)
             with self._database.write() as connection:
                 repositories.keep_unlock(connection, repository_id, until)

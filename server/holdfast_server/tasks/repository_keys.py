@@ -5,9 +5,6 @@ The store is what counts; the catalog's list of keys is what it was after the la
 
 from __future__ import annotations
 
-import fcntl
-import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +16,8 @@ from holdfast_server.catalog.requests import RequestKey, recall, remember
 from holdfast_server.catalog.rows import RepositoryRow
 from holdfast_server.clock import Clock
 from holdfast_server.core.new_repository import WantedSlot
-from holdfast_server.core.repository_keys import KeysNow, add_key, remove_key, rotate_key
-from holdfast_server.core.repository_place import keys_lost
-from holdfast_server.errors import NotFound, Reason, Unavailable
-from holdfast_server.storage.descent import DIRECTORY_FLAGS
-from holdfast_server.storage.local import translate_os_error
+from holdfast_server.core.repository_keys import KeysNow, add_key, remove_key, rotate_key, take_lock
+from holdfast_server.errors import NotFound, Reason
 from holdfast_server.tasks.credentials import Credentials
 from holdfast_server.tasks.new_repository import keys_folder
 from holdfast_server.tasks.repositories import RepositoryRegistry, repository_place, require_repository
@@ -33,10 +27,7 @@ from holdfast_server.tasks.wallet_reader import WalletReader
 
 __all__ = ["NewRepositoryKey", "RepositoryKeyring"]
 
-#: In the folder of a repository's keys: whoever changes them holds it locked.
-_LOCK = b"keys.lock"
 _PATIENCE_SECONDS = 60.0
-_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -143,22 +134,8 @@ class RepositoryKeyring:
         """
         with self._database.read() as connection:
             require_repository(connection, repository_id)
-        kept = keys_folder(self._data_dir, repository_id)
-        try:
-            folder = os.open(kept, DIRECTORY_FLAGS)
-            try:
-                lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
-            finally:
-                os.close(folder)
-        except FileNotFoundError as error:
-            raise keys_lost(repository_id, kept) from error
-        except OSError as error:
-            raise translate_os_error(error, f"locking the keys of repository {repository_id}") from error
-        try:
-            _take(lock, repository_id, wanted)
+        with take_lock(repository_id, keys_folder(self._data_dir, repository_id), _PATIENCE_SECONDS, wanted):
             yield
-        finally:
-            os.close(lock)
 
     def _begin(self, repository_id: str, key: RequestKey | None) -> tuple[RepositoryRow, dict[str, Any] | None]:
         """The repository as it is now, and what the same request gave before."""
@@ -176,8 +153,10 @@ class RepositoryKeyring:
 
     def _record(self, row: RepositoryRow, now: KeysNow, key: RequestKey | None, answer: dict[str, Any]) -> None:
         # What a damaged slot is called is told by the catalog alone.
-        broken = [slot for slot in row.keys if slot["key_id"] in now.damaged]
-        keys = sorted([*now.slots, *broken], key=lambda slot: (slot["create_time"], slot["key_id"]))
+        known = {slot["key_id"]: slot for slot in row.keys}
+        found = {slot["key_id"]: slot for slot in now.slots}
+        found.update((key_id, slot) for key_id, slot in known.items() if key_id in now.damaged)
+        keys = [found[key_id] for key_id in (*known, *(found.keys() - known.keys())) if key_id in found]
         time_us = self._clock.now()
         with self._database.write() as connection:
             repositories.update_repository(
@@ -186,16 +165,3 @@ class RepositoryKeyring:
             repositories.keep_heads(connection, row.repository_id, now.heads)
             if key is not None:
                 remember(connection, key, answer, time_us)
-
-
-def _take(lock: int, repository_id: str, wanted: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if not wanted() or time.monotonic() > deadline:
-                text = f"another call changes the keys of repository {repository_id}"
-                raise Unavailable(Reason.CATALOG_BUSY, text, retry_after=2.0) from None
-            time.sleep(_POLL_SECONDS)
