@@ -268,7 +268,8 @@ def _let_two_create(repository: Repository, name: str) -> FailedPrecondition:
 
 
 def _every_epoch(repository: Repository, state: LogState, content: ContentKeys) -> ContentKeys:
-    """The keys of all epochs that were told of, and of no other."""
+    """The keys of all epochs that were told of. Others go with them while there is room: an epoch that was never used,
+    or one whose entry in the log is lost."""
     publics = {FIRST_EPOCH: repository.config.public_key.raw}
     publics.update((epoch, told.public) for epoch, told in state.epochs.items())
     for epoch, public in publics.items():
@@ -276,6 +277,8 @@ def _every_epoch(repository: Repository, state: LogState, content: ContentKeys) 
             raise key_required(epoch)
         if public_half(content.private(epoch)) != public:
             raise damaged(f"content key {epoch}", "the private key at hand is not that of this epoch")
+    if len(content.epochs) <= MAX_EPOCHS:
+        return content
     return ContentKeys({epoch: content.private(epoch) for epoch in publics})
 
 

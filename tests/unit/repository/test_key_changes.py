@@ -21,6 +21,7 @@ from holdfast_server.repository.key_changes import NewEpoch, add_slot, begin_epo
 from holdfast_server.repository.keys import WriterKey
 from holdfast_server.repository.log import LogReader, LogWriter
 from holdfast_server.repository.log_state import LogState, cut_log
+from holdfast_server.repository.repository import open_from_slots
 from holdfast_server.repository.sessions import _newest_key
 from holdfast_server.storage.objects import MemoryObjects, ObjectStore
 from tests.stores import FailingObjects, Fault
@@ -157,6 +158,25 @@ def test_a_removed_slot_that_comes_back_opens_nothing_and_gets_no_key(vault: Vau
     with pytest.raises(NotFound) as caught:
         vault.remove("no id")
     assert caught.value.reason is Reason.KEY_NOT_FOUND
+
+
+def test_a_slot_alone_gives_every_epoch_and_a_removed_one_nothing(vault: Vault) -> None:
+    """After the data directory was lost."""
+    slot_id = vault.add()
+    left = vault.store.get(f"keys/{slot_id}")
+    segments = [vault.segment()]
+    vault.rotate()
+    segments.append(vault.segment())
+    vault.remove(slot_id)
+    vault.rotate()
+    segments.append(vault.segment())
+    vault.store.put(f"keys/{slot_id}", [left])
+    refused(lambda: open_from_slots(vault.store, NEW), Reason.KEY_WRONG)
+    found = open_from_slots(vault.store, OLD)
+    assert found.keys.content is not None
+    assert found.keys.content.epochs == (1, 2, 3)
+    for one in segments:
+        assert found.keys.content.open_segment(vault.keys.uuid, one.segment_id, one.epoch, one.sealed)
 
 
 def test_the_last_slot_of_a_sealed_repository_stays() -> None:
@@ -385,6 +405,18 @@ def test_limits(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
         assert caught.value.reason is Reason.QUOTA_EXCEEDED
     assert len(vault.opened().slots()) == 2
     assert sorted(vault.state().epochs) == [2, 3]
+
+
+def test_a_slot_takes_keys_that_nobody_told_of_as_long_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    vault = Vault(sealed=False)
+    vault.keep(2, new_private_key())
+    assert vault.rotate().epoch == 3
+    vault.add()
+    assert vault.opened().unlock(NEW).epochs == (1, 2, 3)
+    monkeypatch.setattr(changes, "MAX_EPOCHS", 2)
+    third = "a third key file, for which there is little room"
+    vault.add(third)
+    assert vault.opened().unlock(third).epochs == (1, 3)
 
 
 def test_nothing_shows_a_key(vault: Vault) -> None:
