@@ -1,9 +1,10 @@
-"""Makes the vectors of the repository format under tests/vectors/repository-1/.
+"""Makes the vectors of the repository format under tests/vectors/repository-1/ and repository-2/.
 
     python -m tests.vectors.generate FOLDER
 
 It was run once for each folder that is there: what a release wrote stays readable, so vectors are added and never made
 again. Each run gives others, because keys and ids are random; `expected.json` says what a reader has to get out of it.
+repository-1 is of before content keys could be rotated and key slots removed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast_server.repository.facts import Condemned, Fact, Locked, Renamed, Swept
+from holdfast_server.repository.key_changes import add_slot, begin_epoch, remove_slot
 from holdfast_server.repository.keys import RepositoryKeys, WriterKey
 from holdfast_server.repository.log import LogReader, LogWriter
 from holdfast_server.repository.repository import Repository, create_repository
@@ -34,6 +36,8 @@ TIME_US = 1_750_000_000_000_000
 #: Typed with a combining mark: it opens the slot as the one letter that it is.
 PASSPHRASE = unicodedata.normalize("NFD", "a test secret, for \u00e9verybody")
 KEY_FILE = "a test key file, with a line end that belongs to it\n"
+REMOVED_FILE = "a test key file that opened the repository for a while"
+LATER_FILE = "a test key file that was added after the rotation"
 
 
 @contextmanager
@@ -61,13 +65,17 @@ class Maker:
         ]
         made = create_repository(self.store, sealed=sealed, slots=slots, compression_level=3, now_us=TIME_US)
         self.keys = made.keys.without_content() if sealed else made.keys
-        with opened(folder / f"{name}-node") as folder_fd:
-            self.keys.save(folder_fd)
+        self.node = folder / f"{name}-node"
+        self.save()
         (folder / f"{name}-recovery-key").write_text(f"{made.recovery_key}\n")
         self.fingerprint = made.fingerprint
         self.repository = Repository.open(self.store, self.keys, made.fingerprint)
         self.caches, self.now_us = caches, TIME_US
         self.snapshots: dict[str, dict[str, Any]] = {}
+
+    def save(self) -> None:
+        with opened(self.node) as folder_fd:
+            self.keys.save(folder_fd)
 
     def later(self) -> int:
         self.now_us += 1_000_000
@@ -101,6 +109,21 @@ class Maker:
             pack.unlink()
         self.log(Swept(ids))
 
+    def change_keys(self) -> None:
+        """A key that came and went, and which the store brings back; a new content key; and a key that came later."""
+        content = self.repository.unlock(KEY_FILE)
+        removed = add_slot(self.repository, NewSlot(SlotKind.KEY_FILE, REMOVED_FILE), content, self.later())
+        remove_slot(self.repository, removed.info.slot_id, self.later())
+        self.store.put(removed.name, [removed.content])
+        begun = begin_epoch(self.repository, self.later, keep=self.keep if self.keys.content else None)
+        content = content.including({begun.epoch: begun.private})
+        add_slot(self.repository, NewSlot(SlotKind.KEY_FILE, LATER_FILE), content, self.later())
+        self.repository = Repository.open(self.store, self.keys, self.fingerprint)
+
+    def keep(self, epoch: int, private: bytes) -> None:
+        self.keys = self.keys.including(epoch, private)
+        self.save()
+
     def change_writer(self) -> None:
         """Another node goes on."""
         keys = RepositoryKeys(self.keys.index_key, self.keys.content, self.keys.uuid, WriterKey.generate())
@@ -133,6 +156,7 @@ def fill(maker: Maker) -> None:
     full = maker.back_up("full")
     maker.back_up("changed")
     maker.remove_and_sweep("removed")
+    maker.change_keys()
     maker.change_writer()
     maker.back_up("empty")
     maker.log(Renamed(full, "renamed \u00fc"), Locked(full, True))
@@ -146,6 +170,8 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "passphrase").write_text(PASSPHRASE)
     (folder / "key-file").write_text(KEY_FILE)
+    (folder / "removed-key-file").write_text(REMOVED_FILE)
+    (folder / "later-key-file").write_text(LATER_FILE)
     expected = {
         "repositories": {
             "plain": make_repository(folder, "plain", sealed=False),

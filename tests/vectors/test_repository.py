@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from holdfast_server.errors import FailedPrecondition
 from holdfast_server.repository.keys import RepositoryKeys
 from holdfast_server.repository.repository import Repository
 from holdfast_server.storage.objects import LocalObjects
@@ -17,6 +18,8 @@ from tests.vectors import auditor, generate, holdfast_side, reader
 from tests.vectors.made_sources import Description, describe_folder
 
 VECTORS = Path(__file__).parent / "repository-1"
+#: Written once keys could be rotated and removed.
+ROTATED = Path(__file__).parent / "repository-2"
 #: Options of the second reader, and the file for them beside a repository.
 SECRETS = {"passphrase": "passphrase", "key": "key-file", "recovery-key": "{}-recovery-key", "keys": "{}-node/keys"}
 NAMES = ["plain", "sealed"]
@@ -93,6 +96,39 @@ def test_every_key_opens_the_vectors(name: str, way: str, capsys: pytest.Capture
 def test_nothing_is_wrong_with_the_vectors(name: str, way: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert read(VECTORS, name, way, "check") == 0
     assert ("no content key" in capsys.readouterr().out) == (way == "keys" and name == "sealed")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_readers_restore_the_vectors_of_several_epochs(
+    name: str, memory_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read(ROTATED, name, "key", "check") == 0
+    second_reader_lists(ROTATED, name, "keys", capsys)
+    second_reader_restores(ROTATED, name, "key", memory_path)
+    holdfast_restores(ROTATED, name, "keys" if name == "plain" else "key", memory_path / "copy")
+    opened = auditor.Auditor(str(ROTATED / name))
+    opened.open("key", (ROTATED / "later-key-file").read_bytes())
+    assert sorted(opened.content_keys) == [1, 2]
+    assert {segment[2] for places in opened.places.values() for place in places for segment in place.segments} == {
+        0, 1, 2
+    }  # fmt: skip
+    assert {"key_epoch", "key_removed"} <= {fact["type"] for fact in opened.facts}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_removed_key_of_the_vectors_opens_nothing(name: str, memory_path: Path) -> None:
+    """Its slot is there: the store has brought it back."""
+    shutil.copytree(ROTATED / name, memory_path / "copy")
+    secret = ROTATED / "removed-key-file"
+    assert reader.main([str(ROTATED / name), "--key-file", str(secret), "list"]) == 1
+    with generate.opened(ROTATED / f"{name}-node") as node:
+        keys = RepositoryKeys.load(node)
+    with generate.opened(memory_path / "copy") as folder_fd, LocalObjects(folder_fd) as store:
+        repository = Repository.open(store, keys, None)
+        assert len([*store.list("keys/")]) == 6
+        assert len(repository.slots()) == 4
+        with pytest.raises(FailedPrecondition):
+            repository.unlock(secret.read_text())
 
 
 def test_both_readers_restore_what_is_written_now(memory_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
