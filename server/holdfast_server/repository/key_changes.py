@@ -134,7 +134,9 @@ def remove_slot(repository: Repository, slot_id: str, now_us: int, *, listed: bo
     if slot_id not in state.removed_slots:
         if repository.config.sealed:
             _require_others(repository, state, slot_id)
-        _append(repository, log, KeyRemoved((slot_id,)), now_us)
+        # A key that must not open anything any more is taken away on a full disk, too.
+        with repository.store.use_reserve():
+            _append(repository, log, KeyRemoved((slot_id,)), now_us)
     repository.store.delete(slot_name(bytes.fromhex(slot_id)))
 
 

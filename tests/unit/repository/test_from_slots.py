@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from holdfast_server.errors import Reason, Unavailable
 from holdfast_server.key_derivation import KeyParameters
-from holdfast_server.repository import NewSlot, SlotKind, create_repository, open_from_slots, repository
+from holdfast_server.repository import NewSlot, SlotKind, create_repository, open_from_slots, slot_opening
 from holdfast_server.repository.config import fingerprint_of
 from holdfast_server.repository.crypto import IndexKeys
 from holdfast_server.repository.repository import Created
@@ -140,7 +140,7 @@ def test_no_more_is_spent_than_one_slot_may_ask_for(
         slot_id = f"{number:032x}"
         copy = content[:-32].replace(own.encode(), slot_id.encode()).replace(b'"passes":1', b'"passes":8')
         store.put(f"keys/{slot_id}", [copy + blake3(copy).digest()])
-    monkeypatch.setattr(repository, "MAX_COST", 64 * 16)
+    monkeypatch.setattr(slot_opening, "MAX_COST", 64 * 16)
     derived.clear()
     assert open_from_slots(store, PASSPHRASE).keys.index_key == made.keys.index_key
     assert [one.passes for one in derived] == [1]
