@@ -185,7 +185,7 @@ def test_what_is_refused(server: Server, tmp_path: Path) -> None:
     assert not (tmp_path / "r").exists()
     request = pb.CompactRepositoryRequest(repository_id="refused")
     answer = refused(lambda: server.repositories.CompactRepository(request, timeout=PATIENCE))
-    assert answer == ("UNIMPLEMENTED", "NOT_AVAILABLE")
+    assert answer == ("NOT_FOUND", "REPOSITORY_NOT_FOUND")
     assert refused(lambda: get(server, "refused")) == ("NOT_FOUND", "REPOSITORY_NOT_FOUND")
 
 
