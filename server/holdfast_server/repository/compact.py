@@ -38,10 +38,12 @@ _SMALL_BATCH: Final = 6 << 20
 
 @dataclass(slots=True)
 class CompactReport(Sweep):
-    """`packs_merged` into `packs_written`, of a dry run an estimate; objects are those of the whole store."""
+    """`packs_merged` into `packs_written` of `bytes_written`, of a dry run an estimate; objects are those of the whole
+    store. `bytes_freed` is what is left of the deleted packs' bytes after those that were written."""
 
     packs_merged: int = 0
     packs_written: int = 0
+    bytes_written: int = 0
     indexes_merged: int = 0
     objects_before: int = 0
     objects_after: int = 0
@@ -88,6 +90,7 @@ def compact_repository(
         swept = removal.swept
         for name in Sweep.__slots__:
             setattr(report, name, getattr(swept, name))
+        report.bytes_freed = max(0, swept.bytes_freed - report.bytes_written)
     report.objects_after = _count(repository)
     return report
 
@@ -163,6 +166,7 @@ class _Copies:
             raise
         self._copied |= copied
         self._report.packs_written += copier.packs_written
+        self._report.bytes_written += copier.bytes_written
         self._report.packs_merged += len(done)
         removal.condemn(done)
         removal.sweep()

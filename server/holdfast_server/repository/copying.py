@@ -25,7 +25,7 @@ class PackCopier:
         self._builders: dict[bool, PackBuilder] = {}
         #: The packs that are durable; those that an index object lists by now are not among them any more.
         self.records: list[PackRecord] = []
-        self.packs_written = 0
+        self.packs_written = self.bytes_written = 0
 
     def add(self, record: PackRecord, chunk: ChunkRecord, message: bytes, small_files: bytes) -> None:
         """Add a chunk of a pack, which must be in none of the new ones yet."""
@@ -57,6 +57,7 @@ class PackCopier:
         self._repository.store.put(record.name, parts)
         self.records.append(record)
         self.packs_written += 1
+        self.bytes_written += record.size
 
 
 def read_messages(

@@ -173,9 +173,11 @@ def begin_epoch(
             keep(epoch, private)
         told = KeyEpoch(epoch, public_half(private), sealed)
         _append(repository, log, told, now())
-        _, after = _read_log(repository)
+        log, after = _read_log(repository)
         if after.epochs.get(epoch) != told:
             raise _let_two_create(repository, epoch_claim_name(epoch))
+        # Told twice: of a sealed repository nothing but the log gives this key to its slots.
+        _append(repository, log, told, now())
         # A slot that another node added between both looks lacks this key; it gets the next one.
         present, _ = _whole_slots(repository, after)
         if {slot.slot_id.hex() for slot in present} <= sealed.keys() or round_ == _ROUNDS - 1:

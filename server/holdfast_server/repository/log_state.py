@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
@@ -111,13 +111,19 @@ def cut_log(repository: Repository, now_us: int, *, gone: Collection[bytes] = ()
     store, keys, own = repository.store, repository.index_keys, repository.keys.writer
     log = LogReader(store, keys).read()
     chain = log.entries.get(own.writer_id, ())
-    if len(chain) < 2 and not gone:
+    epochs = [fact for entry, fact in log.facts() if entry.writer_id == own.writer_id and isinstance(fact, KeyEpoch)]
+    if len(chain) < (3 if epochs else 2) and not gone:
         return False
     kept = tuple(_needed(log, own.writer_id, set(gone)))
     if sum(_size_of(one.fact) for one in kept) > _CHECKPOINT_MAX:
         return False
     writer = LogWriter(store, keys, own, log.vector)
-    return writer.append_checkpoint(Checkpoint(kept), now_us) is not None
+    if writer.append_checkpoint(Checkpoint(kept), now_us) is None:
+        return False
+    if epochs:
+        # Content keys are told twice, in two objects: nothing else gives them to the slots of a sealed repository.
+        writer.append(_once(epochs), now_us)
+    return True
 
 
 def _needed(log: Log, own: bytes, gone: set[bytes]) -> Iterator[TimedFact]:
@@ -153,11 +159,22 @@ def _needed(log: Log, own: bytes, gone: set[bytes]) -> Iterator[TimedFact]:
             case Swept(packs):
                 left = tuple(pack for pack in packs if pack not in gone)
                 fact = Swept(left) if left else None
+            case KeyEpoch(epoch):
+                # Of several copies of one the earliest is kept, which is met last here.
+                kept = [each for each in kept if not (isinstance(each.fact, KeyEpoch) and each.fact.epoch == epoch)]
             case _:
                 pass
         if fact is not None:
             kept.append(TimedFact(one.time_us, fact))
     return reversed(kept)
+
+
+def _once(epochs: Sequence[KeyEpoch]) -> list[KeyEpoch]:
+    """Each epoch's first fact."""
+    first: dict[int, KeyEpoch] = {}
+    for fact in epochs:
+        first.setdefault(fact.epoch, fact)
+    return list(first.values())
 
 
 def _committed_by_others(log: Log, own: bytes) -> set[str]:

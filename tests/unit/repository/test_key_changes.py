@@ -258,7 +258,7 @@ def test_a_log_of_many_epochs_is_cut_as_long_as_it_fits(monkeypatch: pytest.Monk
         for fact in facts:
             vault.tell(fact)
         assert cut_log(vault.opened(), vault.now()) == cut
-        assert len([*vault.store.list("log/")]) == (1 if cut else before + len(facts))
+        assert len([*vault.store.list("log/")]) == (2 if cut else before + len(facts))
 
 
 def test_nothing_shows_a_key(vault: Vault) -> None:

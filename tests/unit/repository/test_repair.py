@@ -15,18 +15,22 @@ from holdfast_server.repository import (
     KnownBackup,
     LogState,
     MaintenanceWatch,
+    NewSlot,
     RepairReport,
     RunKind,
+    SlotKind,
+    begin_epoch,
     check_repository,
     repair_repository,
     tell_of_snapshot,
 )
 from holdfast_server.repository.index import list_packs
 from holdfast_server.repository.log import LogReader
+from holdfast_server.repository.log_state import cut_log
 from holdfast_server.repository.runs import begin_run
 from holdfast_server.storage.objects import MemoryObjects
 from tests.harness import snapshot as tree_of
-from tests.repositories import _NOW, Backups, packs_of, small_packs
+from tests.repositories import _NOW, Backups, packs_of, read_snapshots, small_packs
 
 
 @pytest.fixture
@@ -246,3 +250,26 @@ def test_a_backup_whose_snapshot_is_damaged_can_be_removed(backups: Backups, sou
     backups.prune()
     assert is_whole(backups)
     assert backups.read(second) == tree_of(source)
+
+
+def test_no_single_entry_of_the_log_takes_a_content_key_away(memory_path: Path, source: Path) -> None:
+    """Of a sealed repository nothing but the log gives a later key to its slots."""
+    phrase = "correct horse battery"
+    vault = Backups(
+        memory_path / "sealed", MemoryObjects(), sealed=True, slots=[NewSlot(SlotKind.KEY_FILE, phrase * 2)]
+    )
+    vault.back_up(source)
+    begin_epoch(vault.opened(), partial(next, _NOW), keep=None)
+    run_id = vault.back_up(source).run_id
+    whole = contents(vault)
+    cut = Backups.__new__(Backups)
+    cut.__dict__ |= vault.__dict__ | {"store": MemoryObjects(whole)}
+    assert cut_log(cut.opened(), next(_NOW))
+    for state in (whole, contents(cut)):
+        for name in (name for name in state if name.startswith("log/")):
+            vault.store = MemoryObjects(state)
+            flip(vault, name, 60)
+            repair(vault, known={run_id: KnownBackup("source", locked=False)}, named=False)
+            opened = vault.opened().unlock(phrase * 2)
+            assert opened.epochs == (1, 2), name
+            assert read_snapshots(vault.opened(), opened, [run_id]) == {run_id: tree_of(source)}
