@@ -87,9 +87,17 @@ SUITES = (
     Suite(
         "maintenance",
         "SIGKILL of worker, edge, supervisor or all during prunes, compactions and the maintenance after a backup",
-        rounds=20,
+        rounds=60,
         per_round=10,
         arguments=["tests/fault/test_maintenance_kills.py"],
+        environment={"HOLDFAST_KILLS": "10"},
+    ),
+    Suite(
+        "rotations",
+        "SIGKILL of edge, reader process or all while keys are rotated, added and removed",
+        rounds=20,
+        per_round=10,
+        arguments=["tests/fault/test_rotation_kills.py"],
         environment={"HOLDFAST_KILLS": "10"},
     ),
     Suite(

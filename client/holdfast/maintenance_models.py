@@ -117,3 +117,4 @@ class RepairRepositoryResult:
     damaged_backups: tuple[BackupDamage, ...]
     log_mended: bool
     runs_ended: int
+    backups_given_up: int

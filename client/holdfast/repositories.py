@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -225,15 +225,18 @@ class Repositories:
         *,
         dry_run: bool = False,
         credentials: Credentials | None = None,
+        lost_backup_ids: Sequence[str] = (),
         request_id: str | None = None,
     ) -> TaskHandle[RepairRepositoryResult]:
         """Start to rebuild what can be rebuilt and to set damaged packs aside, so that later backups store anew what is
-        lost. `credentials` open a sealed repository that is not unlocked, to count lost files beside chunks."""
+        lost. `credentials` open a sealed repository that is not unlocked, to count lost files beside chunks;
+        `lost_backup_ids` are backups that the catalog does not know and whose snapshots are gone for good."""
         request = repository_service_pb2.RepairRepositoryRequest(
             repository_id=repository_id,
             dry_run=dry_run,
             credentials=wire_credentials(credentials),
             request_id=request_id or str(uuid.uuid4()),
+            lost_backup_ids=lost_backup_ids,
         )
         task = to_task(self._connection.create(self._connection.repositories.RepairRepository, request))
         return TaskHandle(self._connection, task)

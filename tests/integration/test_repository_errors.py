@@ -137,6 +137,12 @@ def test_wrong_prunes_compactions_and_repairs(place: Place) -> None:
         ("SOURCE_NOT_FOUND", calls.PruneRepository, prune(repository_id=name, retention=policy, source_ids=["none"])),
         ("REPOSITORY_NOT_FOUND", calls.PruneRepository, prune(repository_id="none", retention=policy)),
         ("REPOSITORY_NOT_FOUND", calls.CompactRepository, compact(repository_id="none")),
+        ("INVALID_FIELD", calls.RepairRepository, repair(repository_id=name, lost_backup_ids=["x"])),
+        (
+            "INVALID_FIELD",
+            calls.RepairRepository,
+            repair(repository_id=name, lost_backup_ids=[str(uuid.uuid4())] * 1001),
+        ),
         ("REPOSITORY_NOT_FOUND", calls.RepairRepository, repair()),
     ]
     for reason, method, request in cases:

@@ -50,6 +50,7 @@ def show_compacted(session: Session, task: Task, result: CompactRepositoryResult
 def show_repaired(session: Session, task: Task, result: RepairRepositoryResult) -> None:
     would = "would be " if task.dry_run else ""
     mended = result.indexes_rebuilt + result.packs_adopted + result.packs_set_aside + result.runs_ended
+    mended += result.backups_given_up
     found = "" if mended or result.log_mended or result.damaged_backups else " nothing to repair"
     session.line(f"repository {safe(result.repository_id)}:{found}")
     for number, noun, what in (
@@ -57,6 +58,7 @@ def show_repaired(session: Session, task: Task, result: RepairRepositoryResult) 
         (result.packs_adopted, "pack", "taken into the index again"),
         (result.packs_set_aside, "damaged pack", "set aside"),
         (result.runs_ended, "unreadable run", "ended"),
+        (result.backups_given_up, "lost backup", "given up"),
     ):
         if number:
             session.line(f"  {count(number, noun)} {would}{what}")

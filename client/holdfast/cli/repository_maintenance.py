@@ -73,6 +73,13 @@ def compact(session: Session, name: str, dry_run: bool, detach: bool, request_id
 @click.command(cls=Command)
 @click.argument("name")
 @click.option("--dry-run", is_flag=True, help="Only tell what would be rebuilt and set aside.")
+@click.option(
+    "--give-up",
+    "lost",
+    multiple=True,
+    metavar="BACKUP_ID",
+    help="Give up a backup that the catalog does not know and whose snapshot is gone for good; repeatable.",
+)
 @repository_key_options
 @task_options
 @pass_session
@@ -80,6 +87,7 @@ def repair(
     session: Session,
     name: str,
     dry_run: bool,
+    lost: tuple[str, ...],
     repository_key: Credentials | None,
     detach: bool,
     request_id: str | None,
@@ -92,7 +100,7 @@ def repair(
     return start(
         session,
         lambda request: session.client.repositories.repair(
-            name, dry_run=dry_run, credentials=repository_key, request_id=request
+            name, dry_run=dry_run, credentials=repository_key, lost_backup_ids=lost, request_id=request
         ),
         request_id,
         detach=detach,

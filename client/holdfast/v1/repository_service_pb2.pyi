@@ -118,16 +118,18 @@ class CheckRepositoryRequest(_message.Message):
     def __init__(self, repository_id: _Optional[str] = ..., level: _Optional[_Union[_backup_pb2.VerifyLevel, str]] = ..., percent: _Optional[int] = ..., credentials: _Optional[_Union[_credentials_pb2.Credentials, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class RepairRepositoryRequest(_message.Message):
-    __slots__ = ("repository_id", "dry_run", "credentials", "request_id")
+    __slots__ = ("repository_id", "dry_run", "credentials", "request_id", "lost_backup_ids")
     REPOSITORY_ID_FIELD_NUMBER: _ClassVar[int]
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
     CREDENTIALS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    LOST_BACKUP_IDS_FIELD_NUMBER: _ClassVar[int]
     repository_id: str
     dry_run: bool
     credentials: _credentials_pb2.Credentials
     request_id: str
-    def __init__(self, repository_id: _Optional[str] = ..., dry_run: bool = ..., credentials: _Optional[_Union[_credentials_pb2.Credentials, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    lost_backup_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, repository_id: _Optional[str] = ..., dry_run: bool = ..., credentials: _Optional[_Union[_credentials_pb2.Credentials, _Mapping]] = ..., request_id: _Optional[str] = ..., lost_backup_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AddKeyRequest(_message.Message):
     __slots__ = ("repository_id", "key", "credentials", "request_id")

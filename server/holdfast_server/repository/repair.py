@@ -6,7 +6,7 @@ store those again that their source still has, which heals every snapshot that n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,6 +35,7 @@ from holdfast_server.repository.packs import PackRecord, read_directory
 from holdfast_server.repository.removal import MaintenanceWatch, Removal
 from holdfast_server.repository.repository import Repository
 from holdfast_server.repository.runs import Run, RunKind, has_ended
+from holdfast_server.repository.sessions import remove_snapshots
 from holdfast_server.repository.snapshots import Snapshot, Tombstone, end_run_as, read_run_end, snapshot_ids
 from holdfast_server.repository.survey import Survey
 from holdfast_server.storage.objects import ObjectMissing
@@ -67,6 +68,7 @@ class RepairReport:
     packs_set_aside: int = 0
     chunks_lost: int = 0
     runs_ended: int = 0
+    backups_given_up: int = 0
     log_mended: bool = False
     damaged: list[Damage] = field(default_factory=list)
     backups_damaged: list[BackupDamage] = field(default_factory=list)
@@ -80,12 +82,14 @@ def repair_repository(
     check_watch: CheckWatch | None = None,
     content: ContentKeys | None = None,
     known: Mapping[str, KnownBackup] | None = None,
+    lost: Collection[str] = (),
     marks: bytes | None = None,
     dry_run: bool = False,
 ) -> RepairReport:
     """Read every byte, and mend what can be mended. `content` opens names: without it lost chunks are counted only.
 
-    `known` are the backups that the service knows, by run id. `check_watch` is told how the reading goes on. May be
+    `known` are the backups that the service knows, by run id. `lost` are runs whose snapshots are gone for good: they
+    are given up, unless they are there. `check_watch` is told how the reading goes on. May be
     stopped at any time and called again. Nothing that any snapshot may need is deleted.
 
     Raises Aborted/REPOSITORY_BUSY when the log is to be mended while another service prunes, compacts or repairs, and
@@ -104,11 +108,12 @@ def repair_repository(
             if one.object.startswith("packs/")
         }
         if dry_run:
-            _foresee(repository, report, bad_packs, watch.check)
+            _foresee(repository, report, bad_packs, lost, watch.check)
             return report
         report.log_mended = _mend_log(repository, known or {}, now, watch)
         with Removal(repository, RunKind.REPAIR, now=now, watch=watch, marks=marks, tolerant=True) as removal:
             report.runs_ended = _end_damaged_runs(removal)
+            report.backups_given_up = _give_up(removal, lost)
             _rebuild_indexes(removal, report)
             if bad_packs:
                 report.packs_set_aside = _set_aside(removal, bad_packs)
@@ -227,6 +232,21 @@ def _restated(
             yield from (TimedFact(now_us, fact) for fact in facts)
 
 
+def _give_up(removal: Removal, lost: Collection[str]) -> int:
+    """Tell the log that snapshots which are not there are gone on purpose; gives how many."""
+    gone = _missed(removal.repository, removal.survey, lost)
+    for run_id in sorted(set(lost) - set(gone)):
+        removal.watch.tell(f"backup {run_id} is not given up: it is there, or nobody misses it")
+    remove_snapshots(removal.repository, gone, removal.now(), removal.check)
+    return len(gone)
+
+
+def _missed(repository: Repository, survey: Survey, lost: Collection[str]) -> list[str]:
+    """Those of the runs that have committed, were not removed, and have no object."""
+    present, state = set(snapshot_ids(repository.store)), survey.state
+    return sorted((set(lost) & state.committed) - state.removed - present)
+
+
 def _end_damaged_runs(removal: Removal) -> int:
     """End the runs whose objects cannot be read: they would be waited for without end. A backup that is alive fails,
     and is tried again."""
@@ -317,8 +337,15 @@ def _count_lost(survey: Survey, bad_packs: set[bytes]) -> int:
     return aside + len(survey.dangling)
 
 
-def _foresee(repository: Repository, report: RepairReport, bad_packs: set[bytes], check: Callable[[], None]) -> None:
+def _foresee(
+    repository: Repository,
+    report: RepairReport,
+    bad_packs: set[bytes],
+    lost: Collection[str],
+    check: Callable[[], None],
+) -> None:
     survey = Survey.take(repository, check, tolerant=True)
+    report.backups_given_up = len(_missed(repository, survey, lost))
     report.log_mended = bool(survey.log.broken)
     report.packs_set_aside = len(bad_packs - survey.state.expendable)
     report.packs_adopted = len(survey.loaded.adopted)

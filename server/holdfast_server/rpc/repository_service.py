@@ -150,7 +150,12 @@ class RepositoryServicer(repository_service_pb2_grpc.RepositoryServiceServicer):
         credentials = parse_credentials(request, accepted=REPOSITORY_SECRETS)
         return task_message(
             self._services.maintenance.repair(
-                request.repository_id, principal, key, dry_run=request.dry_run, credentials=credentials
+                request.repository_id,
+                principal,
+                key,
+                dry_run=request.dry_run,
+                credentials=credentials,
+                lost=request.lost_backup_ids,
             )
         )
 

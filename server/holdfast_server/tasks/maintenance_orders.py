@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
@@ -26,6 +27,7 @@ from holdfast_server.tasks.sources import source_not_found
 __all__ = ["MaintenanceOrders", "PruneOrder"]
 
 _MAX_SOURCES: Final = 1000
+_MOST_LOST: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +88,16 @@ class MaintenanceOrders:
         *,
         dry_run: bool,
         credentials: Credentials | None = None,
+        lost: Sequence[str] = (),
     ) -> TaskRow:
-        """Raises also Unavailable/NO_WORKER with a secret. Without one, files of a sealed repository that is locked are
-        counted by chunks."""
+        """`lost` are ids of backups to give up. Raises also InvalidArgument/INVALID_FIELD, and Unavailable/NO_WORKER
+        with a secret. Without one, files of a sealed repository that is locked are counted by chunks."""
 
         def make(row: RepositoryRow, connection: sa.Connection) -> NewTask:
             given = self._registry.attach(row, credentials, connection)
-            return _new_task(TaskKind.REPAIR_REPOSITORY, row, principal, {}, dry_run, credentials=given)
+            _check_lost(lost, connection)
+            request = {"lost": list(lost)}
+            return _new_task(TaskKind.REPAIR_REPOSITORY, row, principal, request, dry_run, credentials=given)
 
         return self._create(repository_id, make, key)
 
@@ -112,6 +117,21 @@ class MaintenanceOrders:
             return make(require_repository(connection, repository_id), connection)
 
         return self._engine.create(inside, key, makes_room=True)
+
+
+def _check_lost(lost: Sequence[str], connection: sa.Connection) -> None:
+    if len(lost) > _MOST_LOST:
+        raise invalid_field("lost_backup_ids", f"names {len(lost)} backups, at most {_MOST_LOST} are allowed")
+    for backup_id in lost:
+        try:
+            known = str(uuid.UUID(backup_id)) == backup_id
+        except ValueError:
+            known = False
+        if not known:
+            raise invalid_field("lost_backup_ids", f"{backup_id!r} is no backup id")
+        if backups.get_backup(connection, backup_id) is not None:
+            text = f"backup {backup_id} is in the catalog: DeleteBackup removes it, whatever is left of it"
+            raise invalid_field("lost_backup_ids", text)
 
 
 def _new_task(

@@ -49,6 +49,7 @@ class RepairHandler:
                 check_watch=check_watch,
                 content=self._content(run, opened),
                 known={one.backup_id: KnownBackup(one.name, one.locked) for one in known.values()},
+                lost=run.row.request.get("lost", ()),
                 marks=opened.place.marks,
                 dry_run=dry_run,
             )
@@ -102,6 +103,7 @@ def _result(repository_id: str, report: RepairReport, known: dict[str, BackupRow
         "damaged_backups": lost,
         "log_mended": report.log_mended,
         "runs_ended": report.runs_ended,
+        "backups_given_up": report.backups_given_up,
     }
 
 
@@ -113,6 +115,8 @@ def _sentence(report: RepairReport, *, dry_run: bool) -> str:
     )
     if report.log_mended:
         text += f"; the log {'would be' if dry_run else 'was'} mended"
+    if report.backups_given_up:
+        text += f"; {report.backups_given_up} lost backups were given up"
     if report.chunks_lost:
         text += f"; {report.chunks_lost} chunks of {len(report.backups_damaged)} backups are lost"
     return text

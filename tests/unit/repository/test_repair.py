@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -49,11 +50,16 @@ def source(memory_path: Path) -> Path:
 
 
 def repair(
-    backups: Backups, *, known: dict[str, KnownBackup] | None = None, dry_run: bool = False, named: bool = True
+    backups: Backups,
+    *,
+    known: dict[str, KnownBackup] | None = None,
+    lost: Sequence[str] = (),
+    dry_run: bool = False,
+    named: bool = True,
 ) -> RepairReport:
     return repair_repository(
         backups.opened(), now=partial(next, _NOW), watch=MaintenanceWatch(),
-        content=backups.content if named else None, known=known, dry_run=dry_run,
+        content=backups.content if named else None, known=known, lost=lost, dry_run=dry_run,
     )  # fmt: skip
 
 
@@ -237,6 +243,22 @@ def test_the_log_is_not_mended_while_others_remove(backups: Backups, source: Pat
         repair(backups)
     assert caught.value.reason is Reason.REPOSITORY_BUSY
     assert contents(backups) == before
+
+
+def test_a_lost_snapshot_is_given_up_on_demand(backups: Backups, source: Path) -> None:
+    first, second = backups.back_up(source).run_id, backups.back_up(source).run_id
+    backups.store.delete(f"snapshots/{first}")
+    with pytest.raises(DataLoss) as caught:
+        backups.prune()
+    assert caught.value.metadata["backup_id"] == first
+    assert repair(backups).backups_given_up == 0
+    with pytest.raises(DataLoss):
+        backups.prune()
+    assert repair(backups, lost=[first, second], dry_run=True).backups_given_up == 1
+    assert repair(backups, lost=[first, second]).backups_given_up == 1
+    backups.prune()
+    assert is_whole(backups)
+    assert backups.read(second) == tree_of(source)
 
 
 def test_a_backup_whose_snapshot_is_damaged_can_be_removed(backups: Backups, source: Path) -> None:
