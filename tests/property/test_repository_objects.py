@@ -79,7 +79,10 @@ PLAIN_FACTS = st.one_of(
     st.builds(facts.Locked, RUN_IDS, st.booleans()),
     st.builds(facts.Removed, st.lists(RUN_IDS, max_size=3).map(tuple)),
     st.builds(
-        facts.Condemned, st.lists(IDS, max_size=3).map(tuple), st.none() | st.lists(RUN_IDS, max_size=3).map(tuple)
+        facts.Condemned,
+        st.lists(IDS, max_size=3).map(tuple),
+        st.none() | st.lists(RUN_IDS, max_size=3).map(tuple),
+        st.booleans(),
     ),
     st.builds(facts.Swept, st.lists(IDS, max_size=3).map(tuple)),
     st.builds(

@@ -69,10 +69,12 @@ class Removed:
 class Condemned:
     """These packs (ids of 16 bytes) may be deleted once no run needs them; chunks in them count as unknown.
 
-    `runs` are those that were under way when they had been condemned; None: nobody had looked yet."""
+    `runs` are those that were under way when they had been condemned; None: nobody had looked yet. `damaged`: not
+    because nobody needs them, but because they are damaged; backups store again what of them is needed."""
 
     packs: tuple[bytes, ...]
     runs: tuple[str, ...] | None = None
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +139,10 @@ def encode_fact(fact: Fact) -> dict[str, Any]:
             return {"type": "locked", "run_id": run_id, "locked": locked}
         case Removed(run_ids):
             return {"type": "removed", "run_ids": list(run_ids)}
-        case Condemned(packs, runs):
-            told = {} if runs is None else {"runs": list(runs)}
+        case Condemned(packs, runs, damaged):
+            told: dict[str, Any] = {} if runs is None else {"runs": list(runs)}
+            if damaged:
+                told["damaged"] = True
             return {"type": "condemned", "packs": [pack.hex() for pack in packs], **told}
         case Swept(packs):
             return {"type": "swept", "packs": [pack.hex() for pack in packs]}
@@ -210,7 +214,11 @@ _DECODERS: Final[Mapping[str, Callable[[JsonObject], Fact]]] = {
     "renamed": lambda values: Renamed(values.run_id("run_id"), values.text("name", _MAX_NAME)),
     "locked": lambda values: Locked(values.run_id("run_id"), values.flag("locked")),
     "removed": lambda values: Removed(_run_ids(values, "run_ids")),
-    "condemned": lambda values: Condemned(_packs(values), _run_ids(values, "runs") if values.has("runs") else None),
+    "condemned": lambda values: Condemned(
+        _packs(values),
+        _run_ids(values, "runs") if values.has("runs") else None,
+        values.has("damaged") and values.flag("damaged"),
+    ),
     "swept": lambda values: Swept(_packs(values)),
     "key_epoch": _key_epoch,
     "key_removed": lambda values: KeyRemoved(_slot_ids(values)),

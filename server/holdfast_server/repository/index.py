@@ -42,6 +42,8 @@ class LoadedIndex:
     packs: dict[bytes, int] = field(default_factory=dict)
     #: The packs that index objects list.
     listed: set[bytes] = field(default_factory=set)
+    #: What index objects say of the packs that were asked for, whether they are there or not.
+    asked: dict[bytes, PackRecord] = field(default_factory=dict)
 
 
 def load_index(
@@ -52,10 +54,12 @@ def load_index(
     check: Callable[[], None],
     condemned: Collection[bytes] = frozenset(),
     keep_condemned: bool = False,
+    asked: Collection[bytes] = frozenset(),
 ) -> LoadedIndex:
     """Read every index object, and the directories of packs that none of them lists.
 
-    Chunks in `condemned` packs count as unknown; with `keep_condemned` those packs are told apart.
+    Chunks in `condemned` packs count as unknown; with `keep_condemned` those packs are told apart. The records of
+    `asked` packs are kept.
     """
     # Packs first: what is put after this is indexed after it too, and not taken for missing.
     before = list_packs(store)
@@ -64,6 +68,8 @@ def load_index(
         found.index_ids.add(index_id)
         for record in records:
             found.listed.add(record.pack_id)
+            if record.pack_id in asked:
+                found.asked[record.pack_id] = record
             size = before.get(record.pack_id)
             if record.pack_id in condemned:
                 if keep_condemned and size == record.size:

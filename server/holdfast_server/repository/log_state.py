@@ -41,8 +41,8 @@ class LogState:
 
     `names` and `locks` are those of snapshots that were renamed, locked or unlocked since they were committed, by run
     id. `condemned` are packs that may go away, each with the runs that it was found to wait for (several looks);
-    `swept` those of them that are gone. `epochs` are the content keys from the second on. A slot in `removed_slots`
-    counts no more.
+    `swept` those of them that are gone, `set_aside` those that are damaged. `epochs` are the content keys from the
+    second on. A slot in `removed_slots` counts no more.
     """
 
     committed: set[str] = field(default_factory=set)
@@ -51,6 +51,7 @@ class LogState:
     locks: dict[str, bool] = field(default_factory=dict)
     condemned: dict[bytes, list[tuple[str, ...]]] = field(default_factory=dict)
     swept: set[bytes] = field(default_factory=set)
+    set_aside: set[bytes] = field(default_factory=set)
     epochs: dict[int, KeyEpoch] = field(default_factory=dict)
     removed_slots: set[str] = field(default_factory=set)
 
@@ -82,7 +83,9 @@ class LogState:
                 self.names[run_id] = name
             case Locked(run_id, locked):
                 self.locks[run_id] = locked
-            case Condemned(packs, runs):
+            case Condemned(packs, runs, damaged):
+                if damaged:
+                    self.set_aside.update(packs)
                 for pack_id in packs:
                     waits = self.condemned.setdefault(pack_id, [])
                     if runs is not None:
@@ -153,9 +156,9 @@ def _needed(log: Log, own: bytes, gone: set[bytes]) -> Iterator[TimedFact]:
                 ids = tuple(r for at, r in enumerate(run_ids) if at < removed_left or r in elsewhere)
                 removed_left -= len(run_ids)
                 fact = Removed(ids) if ids else None
-            case Condemned(packs, runs):
+            case Condemned(packs, runs, damaged):
                 left = tuple(pack for pack in packs if pack not in state.swept and pack not in gone)
-                fact = Condemned(left, runs) if left else None
+                fact = Condemned(left, runs, damaged) if left else None
             case Swept(packs):
                 left = tuple(pack for pack in packs if pack not in gone)
                 fact = Swept(left) if left else None

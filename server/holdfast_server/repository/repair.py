@@ -302,7 +302,7 @@ def _set_aside(removal: Removal, bad_packs: set[bytes]) -> int:
     copier.finish()
     aside = sorted(bad_packs - removal.survey.state.expendable)
     if aside:
-        removal.add(Condemned(tuple(aside)))
+        removal.add(Condemned(tuple(aside), damaged=True))
     return len(aside)
 
 

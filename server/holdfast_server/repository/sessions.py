@@ -21,6 +21,7 @@ from holdfast_server.repository.facts import Committed, Fact, Locked, Removed, R
 from holdfast_server.repository.fetching import ChunkSource
 from holdfast_server.repository.files_cache import FilesCacheReader, FilesCacheWriter
 from holdfast_server.repository.format import snapshot_name
+from holdfast_server.repository.healing import Healing
 from holdfast_server.repository.index import LoadedIndex, load_index, read_index_object
 from holdfast_server.repository.log import Log, LogReader, LogWriter
 from holdfast_server.repository.log_state import LogState, cut_long_log
@@ -177,7 +178,7 @@ class BackupRun(_Session):
         condemned = state.expendable
         self._small = self._stack.enter_context(_folder(caches, "small-files"))
         files = self._stack.enter_context(_folder(caches, "files"))
-        index = load_index(store, keys, keep_keys=False, check=self.check, condemned=condemned)
+        index = load_index(store, keys, keep_keys=False, check=self.check, condemned=condemned, asked=state.set_aside)
         self.findings += [error.message for error in (*index.damaged.values(), *index.unreadable.values())]
         self.findings += [f"pack {pack_id.hex()} is not there: {what}" for pack_id, what in index.missing.items()]
         #: Hashes what a file looked like, for `core.snapshot_backup`.
@@ -189,6 +190,7 @@ class BackupRun(_Session):
             store, keys, _newest_key(repository, state), repository.config.compression_level, index,
             partial(self._small_files, index), old, FilesCacheWriter(files, source_id, cache_key, binding), pool,
             self.check, on_stored, stale_numbers(index.chunks, note, index.chunks.raw_length),
+            Healing(keys, index.asked.values(), index.chunks),
         )  # fmt: skip
         self._stack.callback(self.writer.close)
         self._run_id = run_id

@@ -21,6 +21,7 @@ from holdfast_server.repository.entries import EntryFlag, EntryKind, encode_entr
 from holdfast_server.repository.extents import EXTENT_SIZE, encode_extent, encode_extent_pages, encode_hole
 from holdfast_server.repository.files_cache import FilesCacheReader, FilesCacheWriter
 from holdfast_server.repository.format import CHUNK_MAX, CHUNK_MIN, ChunkType
+from holdfast_server.repository.healing import Healing
 from holdfast_server.repository.index import LoadedIndex, write_index
 from holdfast_server.repository.lists import ListRoot, ListWriter
 from holdfast_server.repository.sending import JobPool, PackSender
@@ -90,8 +91,10 @@ class SnapshotWriter:
         check: Callable[[], None],
         on_stored: Callable[[int], None],
         stale: Set[int] = frozenset(),
+        healing: Healing | None = None,
     ) -> None:
-        """`stale` are numbers of chunks whose small files are to be stored anew."""
+        """`stale` are numbers of chunks whose small files are stored anew, `healing` has chunks that were lost."""
+        self._healing = healing or None
         self._store = store
         self._keys = keys
         self._small_key = keys.small
@@ -164,6 +167,8 @@ class SnapshotWriter:
             return
         digest = blake3(content, key=self._small_key).digest(16)
         flags |= _DIGEST
+        if self._healing is not None:
+            self._heal(digest, content)
         offset = self._stream_offsets.get(digest)
         if offset is None:
             known = self._known_small(digest, size)
@@ -260,6 +265,13 @@ class SnapshotWriter:
         if self._new_cache is not None:
             self._new_cache.commit()
             self._new_cache = None
+
+    def _heal(self, digest: bytes, content: bytes) -> None:
+        """Store the lost chunks again that are complete with this small file."""
+        for healed in self._healing.offer(digest, content) if self._healing else ():
+            if self._index.find(healed.chunk_id) < 0:
+                self._index.add_new(healed.chunk_id, ChunkType.DATA, len(healed.content))
+                self._sender.send(ChunkType.DATA, healed.chunk_id, healed.content, healed.small_files)
 
     # -- inside -------------------------------------------------------------------------------------------------
 

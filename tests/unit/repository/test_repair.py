@@ -154,6 +154,21 @@ def test_a_damaged_pack_is_set_aside_and_healed_by_the_next_backup(
     assert name not in [info.name for info in backups.store.list("packs/")]
 
 
+def test_lost_small_files_are_put_together_again_whatever_lies_between_them(backups: Backups, source: Path) -> None:
+    run_id = backups.back_up(source).run_id
+    wanted, name = tree_of(source), data_pack(backups)
+    flip(backups, name, 100)
+    assert repair(backups).chunks_lost == 1
+    # New files among the old ones: the stream of what is stored again is another one.
+    for number in range(0, 80, 3):
+        (source / f"f{number:03}-new").write_bytes(random.Random(f"new {number}").randbytes(700))
+    changed = tree_of(source)
+    second = backups.back_up(source).run_id
+    assert backups.read_all([run_id, second]) == {run_id: wanted, second: changed}
+    backups.prune()
+    assert is_whole(backups)
+
+
 def test_what_is_whole_in_a_damaged_pack_is_kept(backups: Backups, source: Path) -> None:
     """Even when its source is gone: only the damaged chunks are lost."""
     backups.back_up(source)
