@@ -20,7 +20,7 @@ from tests.harness import PATIENCE, Server, make_tree, snapshot
 from tests.repositories import opened_at, read_snapshots
 from tests.served_repositories import back_up, create_repository, order_snapshot, snapshot_ids
 
-KILLS = int(os.environ.get("HOLDFAST_KILLS", "2"))
+KILLS = int(os.environ.get("HOLDFAST_KILLS", "1"))
 SEED = int(os.environ.get("HOLDFAST_SEED", "2026"))
 KEPT = 3
 

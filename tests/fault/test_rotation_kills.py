@@ -29,7 +29,7 @@ from tests.harness import PATIENCE, Server, is_stopped, snapshot, until
 from tests.repositories import opened_at, read_snapshots
 from tests.served_repositories import back_up, create_repository
 
-KILLS = int(os.environ.get("HOLDFAST_KILLS", "3"))
+KILLS = int(os.environ.get("HOLDFAST_KILLS", "1"))
 SEED = int(os.environ.get("HOLDFAST_SEED", "2026"))
 #: What dies: the edge, whose reader process does the work and dies with it; the reader alone; everything.
 ROLES = ("edge", "reader", "all")

@@ -14,7 +14,7 @@ from tests.harness import snapshot as tree_of
 from tests.repositories import _NOW, Backups, stored_size
 
 #: The promise is made for 10,000 hours; the quick tier has fewer.
-HOURS = int(os.environ.get("HOLDFAST_HOURS", "36"))
+HOURS = int(os.environ.get("HOLDFAST_HOURS", "20"))
 COINS = 2_000
 SEED = int(os.environ.get("HOLDFAST_SEED", "1"))
 HOUR_US = 3_600_000_000

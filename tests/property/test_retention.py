@@ -20,7 +20,7 @@ from holdfast_server.core.retention import Candidate, RetentionPolicy, plan
 _START = datetime(2016, 2, 28, 23, tzinfo=UTC)
 _YEARS = 10
 _SEED = int(os.environ.get("HOLDFAST_SEED", "2026"))
-_STEP = int(os.environ.get("HOLDFAST_RETENTION_STEP", "173"))
+_STEP = int(os.environ.get("HOLDFAST_RETENTION_STEP", "499"))
 
 _KEYS: dict[str, Callable[[datetime], object]] = {
     "keep_hourly": lambda t: (t.date(), t.hour),
