@@ -5,13 +5,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Final, Self
 
 from holdfast_server.errors import DataLoss
 from holdfast_server.repository.chunks import ChunkIndex
 from holdfast_server.repository.fetching import ChunkSource
 from holdfast_server.repository.format import ChunkFetch, ChunkType, damaged, snapshot_name
-from holdfast_server.repository.index import LoadedIndex, load_index
+from holdfast_server.repository.index import LoadedIndex, list_packs, load_index
 from holdfast_server.repository.lists import ListRoot, read_list_page
 from holdfast_server.repository.log import Log, LogReader
 from holdfast_server.repository.log_state import LogState
@@ -19,6 +19,9 @@ from holdfast_server.repository.repository import Repository
 from holdfast_server.repository.snapshots import Snapshot, read_run_end, snapshot_ids
 
 __all__ = ["LiveMarks", "PackUse", "Survey"]
+
+#: So often is looked when what others do meanwhile hides what is needed.
+_LOOKS: Final = 5
 
 
 class LiveMarks:
@@ -104,40 +107,70 @@ class Survey:
     def take(
         cls, repository: Repository, check: Callable[[], None], *, tolerant: bool = False, without: Collection[str] = ()
     ) -> Self:
-        """Read log, index and snapshots, in this order. Those of the runs in `without` are taken for removed.
+        """Read the log, then the index, then the snapshots that were there before the index was read. Those of the runs
+        in `without` are taken for removed.
 
+        What is committed later may be in packs that are not known here, and is not looked at: `is_outdated` tells.
         Raises DataLoss/CHECKSUM_MISMATCH, naming the backup, when a snapshot or its list cannot be read, or one that
         was committed is not there: what is needed is unknown then. With `tolerant` such backups are kept in `unknown`.
         Raises it for a damaged log too, unless `tolerant`, and the store's own errors.
         """
+        looks = 0
+        while True:
+            survey = cls._loaded(repository, check, tolerant=tolerant)
+            looks += 1
+            try:
+                survey._mark(repository, check, without, tolerant=tolerant)
+            except DataLoss:
+                # Somebody else may have removed the snapshot meanwhile, or moved what it needs.
+                if looks == _LOOKS or not survey._has_changed(repository):
+                    raise
+            else:
+                if not survey.unknown or looks == _LOOKS or not survey._has_changed(repository):
+                    return survey
+
+    @classmethod
+    def _loaded(cls, repository: Repository, check: Callable[[], None], *, tolerant: bool) -> Self:
+        """Nothing is known to be needed yet."""
         store, keys = repository.store, repository.index_keys
-        reader = LogReader(store, keys)
-        log = reader.salvage() if tolerant else reader.read()
+        log = _read_log(repository, tolerant=tolerant)
         state = LogState.of(log)
+        run_ids = set(snapshot_ids(store))
         loaded = load_index(store, keys, keep_keys=True, check=check, condemned=state.expendable, keep_condemned=True)
         safe = len(loaded.chunks)
         for record in loaded.condemned.values():
             loaded.chunks.add_pack(record)
-        source = ChunkSource(store, keys, None, loaded.chunks, loaded.missing)
-        marks = LiveMarks(loaded.chunks, source.fetch, check)
-        survey = cls(log, state, loaded, safe, marks.needed, marks.live, marks.dangling, set(), [])
+        return cls(log, state, loaded, safe, bytearray(), array("I"), set(), run_ids, [])
+
+    def _mark(
+        self, repository: Repository, check: Callable[[], None], without: Collection[str], *, tolerant: bool
+    ) -> None:
+        store, keys = repository.store, repository.index_keys
+        source = ChunkSource(store, keys, None, self.index, self.loaded.missing)
+        marks = LiveMarks(self.index, source.fetch, check)
+        self.needed, self.live, self.dangling = marks.needed, marks.live, marks.dangling
         found = {*without}
-        for run_id, snapshot in survey._snapshots(repository, check, without, tolerant=tolerant):
+        for run_id, snapshot in self._snapshots(repository, check, without, tolerant=tolerant):
             found.add(run_id)
             try:
                 marks.add(snapshot.list)
             except DataLoss as error:
-                survey._cannot_tell(run_id, error, tolerant=tolerant)
-        missing = state.committed - state.removed - found - {*survey.unknown}
+                self._cannot_tell(run_id, error, tolerant=tolerant)
+        missing = self.state.committed - self.state.removed - found - {*self.unknown}
         if missing:
             # Some may have been removed since the log was read.
-            missing -= LogState.of(reader.salvage() if tolerant else reader.read()).removed
+            missing -= LogState.of(_read_log(repository, tolerant=tolerant)).removed
         for run_id in sorted(missing):
             gone = damaged(snapshot_name(run_id), "it was committed and is gone")
-            survey._cannot_tell(run_id, gone, tolerant=tolerant)
-        if survey.unknown:
-            survey.needed[:] = b"\1" * len(survey.needed)
-        return survey
+            self._cannot_tell(run_id, gone, tolerant=tolerant)
+        if self.unknown:
+            self.needed[:] = b"\1" * len(self.needed)
+
+    def _has_changed(self, repository: Repository) -> bool:
+        """Whether packs came or went since, or the log grew."""
+        if list_packs(repository.store) != self.loaded.packs:
+            return True
+        return _read_log(repository, tolerant=True).vector != self.log.vector
 
     def _cannot_tell(self, run_id: str, error: DataLoss, *, tolerant: bool) -> None:
         if not tolerant:
@@ -148,9 +181,8 @@ class Survey:
         self, repository: Repository, check: Callable[[], None], without: Collection[str], *, tolerant: bool
     ) -> Iterator[tuple[str, Snapshot]]:
         store, keys = repository.store, repository.index_keys
-        for run_id in snapshot_ids(store):
+        for run_id in sorted(self.run_ids):
             check()
-            self.run_ids.add(run_id)
             if run_id in without:
                 continue
             try:
@@ -225,6 +257,11 @@ class Survey:
         store = repository.store
         news = LogState.of(LogReader(store, repository.index_keys).read(self.log.vector))
         return bool(news.expendable - self.state.expendable) or any(r not in self.run_ids for r in snapshot_ids(store))
+
+
+def _read_log(repository: Repository, *, tolerant: bool) -> Log:
+    reader = LogReader(repository.store, repository.index_keys)
+    return reader.salvage() if tolerant else reader.read()
 
 
 def _unknown(run_id: str, error: DataLoss) -> DataLoss:
