@@ -105,17 +105,25 @@ def check_snapshot_object(
 def check_log(store: ObjectStore, keys: IndexKeys, known: Mapping[bytes, LogHead], findings: Findings) -> LogState:
     """Check every entry and each writer's chain. `known` are the newest entries that were ever seen."""
     check = _LogCheck(store, keys, findings)
-    listed: dict[bytes, set[int]] = {}
-    for info in store.list("log/"):
-        found = _LOG_NAME.fullmatch(info.name)
-        if found and int(found[2]):
-            listed.setdefault(bytes.fromhex(found[1]), set()).add(int(found[2]))
+    listed = _listed_entries(store)
+    # A list may show neither what is written meanwhile nor what goes with it.
+    while (again := _listed_entries(store)) != listed:
+        listed = again
     for writer, sequences in sorted(listed.items()):
         check.chain(writer, sequences)
     for writer, head in known.items():
         check.tell(writer, head, "it was there before")
     check.compare(listed)
     return check.state
+
+
+def _listed_entries(store: ObjectStore) -> dict[bytes, set[int]]:
+    listed: dict[bytes, set[int]] = {}
+    for info in store.list("log/"):
+        found = _LOG_NAME.fullmatch(info.name)
+        if found and int(found[2]):
+            listed.setdefault(bytes.fromhex(found[1]), set()).add(int(found[2]))
+    return listed
 
 
 class _LogCheck:

@@ -41,6 +41,8 @@ CONTEXT_LOG: Final = b"holdfast repository 1 log"
 _TRIES: Final = 20
 _LENGTH = struct.Struct("<I")
 _MAX_TIME = (1 << 63) - 1
+#: How often a chain is listed again of which less is there than was read before.
+_LISTS: Final = 3
 _NAME = re.compile(r"log/([0-9a-f]{32})/([0-9]{16})")
 
 
@@ -194,13 +196,7 @@ class LogReader:
         return _decode(name, content, self._keys)
 
     def _newest(self) -> dict[bytes, int]:
-        newest: dict[bytes, int] = {}
-        for info in self._store.list("log/"):
-            found = _NAME.fullmatch(info.name)
-            if found and int(found[2]):
-                writer = bytes.fromhex(found[1])
-                newest[writer] = max(newest.get(writer, 0), int(found[2]))
-        return newest
+        return _newest(self._store, "log/")
 
     def _raw_head(self, writer: bytes, sequence: int) -> LogHead:
         """The head of a chain of which nothing newer than what is known can be read."""
@@ -259,6 +255,28 @@ class LogReader:
                 error = damaged(chain[at].name, f"it is not the entry that {entry.name} tells of")
                 return writer, head.sequence, error
         return None
+
+
+def _newest(store: ObjectStore, prefix: str) -> dict[bytes, int]:
+    """The newest sequence of each writer, by writer id.
+
+    A list may show neither a checkpoint that is written meanwhile nor the entries that go with it: it is told from the
+    next one.
+    """
+    newest = _listed(store, prefix)
+    while (again := _listed(store, prefix)) != newest:
+        newest = again
+    return newest
+
+
+def _listed(store: ObjectStore, prefix: str) -> dict[bytes, int]:
+    newest: dict[bytes, int] = {}
+    for info in store.list(prefix):
+        found = _NAME.fullmatch(info.name)
+        if found and int(found[2]):
+            writer = bytes.fromhex(found[1])
+            newest[writer] = max(newest.get(writer, 0), int(found[2]))
+    return newest
 
 
 def _superseded(entries: Mapping[bytes, Sequence[LogEntry]]) -> dict[bytes, int]:
@@ -325,6 +343,10 @@ class LogWriter:
         """Learn of what other processes of this node have added."""
         writer_id, newest = self._writer.writer_id, self._newest()
         last = self.vector.get(writer_id)
+        lists = 0
+        while last is not None and newest < last.sequence and lists < _LISTS:
+            newest = self._newest()  # the chain may have been cut during each list before
+            lists += 1
         if last is not None and newest < last.sequence:
             raise damaged(log_name(writer_id, last.sequence), "it was there before and is gone")
         if newest == (last.sequence if last else 0):
@@ -335,7 +357,8 @@ class LogWriter:
         self.vector[writer_id] = log.vector[writer_id]
 
     def _newest(self) -> int:
-        return max(LogReader(self._store, self._keys).sequences(self._writer.writer_id), default=0)
+        writer_id = self._writer.writer_id
+        return _newest(self._store, f"log/{writer_id.hex()}/").get(writer_id, 0)
 
     def _is_followed(self, entry: LogEntry) -> bool:
         try:
