@@ -111,7 +111,7 @@ class PackCheck:
             for record in records:
                 listed.add(record.pack_id)
                 self._compare(name, record)
-        for pack_id in self.sizes.keys() - listed:
+        for pack_id in sorted(self.sizes.keys() - listed):
             if pack_id in self._digests:
                 self._adopt(pack_id)
 

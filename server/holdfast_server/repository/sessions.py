@@ -175,6 +175,10 @@ class BackupRun(_Session):
         store, keys, repository = self._store, self._keys, self.repository
         self._log = LogReader(store, keys).read()
         state = LogState.of(self._log)
+        if run_id in state.removed:
+            # Another attempt has committed it meanwhile, and it is gone on purpose by now.
+            bury_run(repository, run_id)
+            raise run_ended(run_id)
         condemned = state.expendable
         self._small = self._stack.enter_context(_folder(caches, "small-files"))
         files = self._stack.enter_context(_folder(caches, "files"))
@@ -201,7 +205,7 @@ class BackupRun(_Session):
         self._lock(self._small)
         try:
             table = self._stack.enter_context(SmallFiles.open(self._small, self._keys.uuid))
-            for index_id in index.index_ids - table.covers:
+            for index_id in sorted(index.index_ids - table.covers):
                 self.check()
                 table.add_index(index_id, _small_records(read_index_object(self._store, self._keys, index_id)))
             table.retain(index.index_ids)
