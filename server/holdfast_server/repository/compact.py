@@ -76,6 +76,7 @@ def compact_repository(
         busy = bool(removal.others())
         removal.condemn(removal.survey.unneeded_packs(repository, busy=busy))
         removal.sweep()
+        removal.tell_vanished()
         chosen = list(_choose(removal.survey, busy=busy))
         if chosen:
             watch.phase("copying")

@@ -40,9 +40,9 @@ class LogState:
     """The sum of a log.
 
     `names` and `locks` are those of snapshots that were renamed, locked or unlocked since they were committed, by run
-    id. `condemned` are packs that may go away, each with the runs that it was found to wait for (several looks);
-    `swept` those of them that are gone, `set_aside` those that are damaged. `epochs` are the content keys from the
-    second on. A slot in `removed_slots` counts no more.
+    id. `condemned` are packs that may go away, each with the runs that it was found to wait for (several looks) since
+    it was condemned last; `swept` those of them that are gone, `set_aside` those that are damaged. `epochs` are the
+    content keys from the second on. A slot in `removed_slots` counts no more.
     """
 
     committed: set[str] = field(default_factory=set)
@@ -87,9 +87,10 @@ class LogState:
                 if damaged:
                     self.set_aside.update(packs)
                 for pack_id in packs:
-                    waits = self.condemned.setdefault(pack_id, [])
-                    if runs is not None:
-                        waits.append(runs)
+                    if runs is None:
+                        self.condemned[pack_id] = []  # perhaps anew: then whoever is under way now is waited for
+                    else:
+                        self.condemned.setdefault(pack_id, []).append(runs)
             case Swept(packs):
                 self.swept.update(packs)
             case KeyEpoch(epoch):
@@ -115,7 +116,7 @@ def cut_log(repository: Repository, now_us: int, *, gone: Collection[bytes] = ()
     log = LogReader(store, keys).read()
     chain = log.entries.get(own.writer_id, ())
     epochs = [fact for entry, fact in log.facts() if entry.writer_id == own.writer_id and isinstance(fact, KeyEpoch)]
-    if len(chain) < (3 if epochs else 2) and not gone:
+    if not chain or (len(chain) < (3 if epochs else 2) and not gone):
         return False
     kept = tuple(_needed(log, own.writer_id, set(gone)))
     if sum(_size_of(one.fact) for one in kept) > _CHECKPOINT_MAX:

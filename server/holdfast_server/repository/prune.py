@@ -52,6 +52,7 @@ def prune_repository(
         condemned = removal.survey.unneeded_packs(repository, busy=bool(others))
         removal.condemn(condemned)
         removal.sweep()
+        removal.tell_vanished()
         if caches is not None:
             write_note(caches, removal.survey.hardly_needed())
         removal.cut_log(removal.others())

@@ -126,32 +126,34 @@ class Removal:
             self._run = self._run.renew(self.store, self.keys, self.now())
 
     def others(self) -> list[str]:
-        """The runs under way but for this one, those left out that were silent for too long: they are revoked."""
+        """The runs under way but for this one, those left out that were silent for too long: they are revoked, and of
+        those that had ended what is left is taken away."""
         found = []
         for info in list(self.store.list("runs/")):
             run_id = info.name.removeprefix("runs/")
-            if not is_run_id(run_id) or run_id == self._run.run_id or has_ended(self.store, run_id):
+            if not is_run_id(run_id) or run_id == self._run.run_id:
                 continue
             self.check()
-            if not self._revoke_if_silent(info.name, run_id):
+            if not self._is_over(info.name, run_id, ended=has_ended(self.store, run_id)):
                 found.append(run_id)
         return sorted(found)
 
-    def _revoke_if_silent(self, name: str, run_id: str) -> bool:
+    def _is_over(self, name: str, run_id: str, *, ended: bool) -> bool:
         try:
             run = Run.decode(name, self.keys.open(name, self.store.get(name, 0, SEALED_OBJECT_MAX + 1)))
         except ObjectMissing:
             return True
         except DataLoss as error:
             self.tell_damage(name, error)
-            return False
+            return ended
         if abs(self.now() - run.renew_us) <= SILENT_US:
-            return False
-        if run.kind is RunKind.BACKUP and end_run_as(self.store, self.keys, Tombstone(run_id)):
-            self.survey.run_ids.add(run_id)
+            return ended
+        if not ended:
+            if run.kind is RunKind.BACKUP and end_run_as(self.store, self.keys, Tombstone(run_id)):
+                self.survey.run_ids.add(run_id)
+            self.watch.tell(f"run {run_id} ({run.kind.lower()}) was silent for more than a day and is revoked")
+            self.swept.runs_revoked += 1
         run.end(self.store)
-        self.watch.tell(f"run {run_id} ({run.kind.lower()}) was silent for more than a day and is revoked")
-        self.swept.runs_revoked += 1
         return True
 
     def tell_damage(self, name: str, error: DataLoss) -> None:
@@ -191,7 +193,14 @@ class Removal:
         ready = self._ready(others)
         if ready and self.survey.is_outdated(self.repository):
             self.renew_survey()
-        free = self._rescue(sorted(ready & self.survey.condemned.keys()))
+        free, moved = self._rescue(sorted(ready & self.survey.condemned.keys()))
+        if moved:
+            # Who began before the copies were there reads what was rescued where it was.
+            others = self.others()
+            if others:
+                free = [pack_id for pack_id in free if pack_id not in moved]
+                for some in _batches(sorted(moved)):
+                    self.add(Condemned(some, tuple(others)))
         if free:
             self.watch.phase("deleting")
         for some in _batches(free):
@@ -206,6 +215,16 @@ class Removal:
         self.swept.packs_pending, self.swept.bytes_pending = len(left), sum(left.values())
         self.swept.runs_waited_for = len(others) if left else 0
 
+    def tell_vanished(self) -> None:
+        """Tell of packs that index objects list, that nobody has condemned and that are not there, if no snapshot
+        needs them: a writer who was revoked, or an index object that came back, may name what was deleted and
+        forgotten."""
+        loaded = self.survey.loaded
+        gone = loaded.missing.keys() - loaded.packs.keys()
+        if gone and not self.survey.dangling and not self.survey.unknown:
+            for some in _batches(sorted(gone)):
+                self.add(Swept(some))
+
     def _ready(self, others: list[str]) -> set[bytes]:
         """The condemned packs that no run waits for; of the rest is told what they wait for."""
         condemned = self.survey.condemned
@@ -215,7 +234,7 @@ class Removal:
         ready, unlooked = set(), []
         for pack_id in condemned:
             waits = self.survey.state.condemned.get(pack_id, [])
-            for run_id in {run_id for runs in waits for run_id in runs} - ended.keys():
+            for run_id in sorted({run_id for runs in waits for run_id in runs} - ended.keys()):
                 ended[run_id] = has_ended(self.store, run_id)
             if any(all(ended[run_id] for run_id in runs) for runs in waits):
                 ready.add(pack_id)
@@ -225,11 +244,15 @@ class Removal:
             self.add(Condemned(some, tuple(others)))
         return ready
 
-    def _rescue(self, ready: list[bytes]) -> list[bytes]:
-        """Copy what is needed of packs, and is nowhere else, into a new one; gives the packs that may go now."""
+    def _rescue(self, ready: list[bytes]) -> tuple[list[bytes], set[bytes]]:
+        """Copy what is needed of packs, and is nowhere else, into a new one; gives the packs that may go now, and those
+        that something was copied from: they are condemned anew."""
         survey, copier = self.survey, PackCopier(self.repository)
         rescued: set[bytes] = set()
         free = []
+        moved = {pack_id for pack_id in ready if self._needed_of(pack_id)}
+        for some in _batches(sorted(moved)):
+            self.add(Condemned(some))
         for pack_id in ready:
             self.check()
             record = survey.loaded.condemned.get(pack_id)
@@ -243,7 +266,7 @@ class Removal:
                 unread = damaged(pack_name(pack_id), "what it holds cannot be told")
                 self.tell_damage(pack_name(pack_id), survey.loaded.unreadable.get(pack_id, unread))
                 continue
-            wanted = {chunk.chunk_id for chunk in record if self._is_only_here(chunk.chunk_id)} - rescued
+            wanted = self._needed_of(pack_id) - rescued
             try:
                 for chunk, message, small in read_messages(self.repository, record, wanted):
                     copier.add(record, chunk, message, small)
@@ -256,7 +279,12 @@ class Removal:
             copier.finish()
             self.swept.packs_rescued += copier.packs_written
             self.watch.tell(f"{len(rescued)} chunks that are needed again were copied out of condemned packs")
-        return free
+        return free, moved
+
+    def _needed_of(self, pack_id: bytes) -> set[bytes]:
+        """The needed chunks of a pack that are in condemned packs only."""
+        record = None if pack_id in self._fresh else self.survey.loaded.condemned.get(pack_id)
+        return {chunk.chunk_id for chunk in record or () if self._is_only_here(chunk.chunk_id)}
 
     def _is_only_here(self, chunk_id: bytes) -> bool:
         """Whether a needed chunk is in condemned packs only."""

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import random
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from holdfast_server.errors import Aborted, DataLoss, Reason
-from holdfast_server.repository import MaintenanceWatch, ReadingRun, RunKind, bury_run, compact
+from holdfast_server.repository import (
+    CheckLevel,
+    Damage,
+    MaintenanceWatch,
+    PruneReport,
+    ReadingRun,
+    RunKind,
+    bury_run,
+    check_repository,
+    compact,
+)
 from holdfast_server.repository.facts import Condemned, Removed, Swept
 from holdfast_server.repository.format import snapshot_name
 from holdfast_server.repository.index import list_packs
@@ -19,7 +30,7 @@ from holdfast_server.repository.removal import SILENT_US
 from holdfast_server.repository.runs import begin_run, is_begun, list_runs
 from holdfast_server.repository.snapshots import Tombstone, read_run_end
 from holdfast_server.repository.survey import Survey
-from holdfast_server.storage.objects import MemoryObjects
+from holdfast_server.storage.objects import MemoryObjects, ObjectInfo
 from tests.harness import snapshot as tree_of
 from tests.repositories import Backups, packs_of, small_packs
 
@@ -420,3 +431,98 @@ def test_what_is_not_needed_of_a_pack_goes(backups: Backups, source: Path, monke
     assert report.packs_merged > 0
     assert unneeded(backups) == 0
     assert backups.read(second) == wanted
+
+
+def test_a_snapshot_that_is_committed_meanwhile_is_no_damage(backups: Backups, source: Path) -> None:
+    """What it needs may be in packs that came after the index was read."""
+    backups.back_up(source)
+    made = []
+
+    class Committing(MemoryObjects):
+        def list(self, prefix: str) -> Iterator[ObjectInfo]:
+            if prefix == "index/" and not made:
+                listed = list(super().list(prefix))
+                fill(source, "new", 40)
+                made.append(backups.back_up(source).run_id)
+                return iter(listed)
+            return super().list(prefix)
+
+    slow = Committing()
+    assert isinstance(backups.store, MemoryObjects)
+    slow._objects = backups.store._objects
+    report = backups.prune(slow)
+    assert made
+    assert report.packs_condemned == 0
+    assert backups.read(made[0]) == tree_of(source)
+
+
+def test_who_began_before_the_rescue_is_waited_for(backups: Backups, source: Path) -> None:
+    """It has read an index in which what is needed again is in the condemned packs alone."""
+    first = backups.back_up(source).run_id
+    before = tree_of(source)
+    backups.remove([first])
+    pruned: list[PruneReport] = []
+
+    def check() -> None:
+        if not pruned:
+            pruned.append(backups.prune())
+
+    second = backups.other_node(backups.caches.parent / "other").back_up(source, check=check).run_id
+    repository = backups.opened()
+    snapshot = repository.snapshot(second)
+    assert snapshot is not None
+    with ReadingRun(repository, RunKind.RESTORE, lambda: None, lambda: 1_900_000_000_000_000) as run:
+        report = backups.prune(now=lambda: 1_900_000_000_000_000)
+        assert report.packs_rescued > 0
+        assert (report.packs_deleted, report.runs_waited_for) == (0, 1)
+        assert backups.prune(now=lambda: 1_900_000_000_000_000).packs_deleted == 0
+        reader = run.reader(snapshot, backups.content)
+        assert sum(1 for entry in reader.entries() for _ in reader.blocks(entry)) == len(before) - 1
+    report = backups.prune()
+    assert (report.packs_rescued, report.bytes_pending) == (0, 0)
+    assert report.packs_deleted == pruned[0].packs_condemned
+    assert backups.read(second) == before
+
+
+def test_what_is_left_of_an_ended_run_goes(backups: Backups, source: Path) -> None:
+    run_id = backups.back_up(source).run_id
+    repository = backups.opened()
+    now = 1_900_000_000_000_000
+    begin_run(repository.store, repository.index_keys, run_id, RunKind.BACKUP, writer_id=bytes(16), now_us=now)
+    assert backups.prune(now=lambda: now + SILENT_US).runs_revoked == 0
+    assert runs(backups) == [run_id]
+    assert backups.prune(now=lambda: now + SILENT_US + 1).runs_revoked == 0
+    assert runs(backups) == []
+    assert backups.read(run_id) == tree_of(source)
+
+
+def test_packs_that_are_gone_and_forgotten_are_told_of(backups: Backups, source: Path) -> None:
+    """An index object that lists them came back, or was put by a writer who was revoked."""
+    first, second, _, after = two_states(backups, source)
+    indexes = {name: content for name, content in copy(backups).items() if name.startswith("index/")}
+    backups.remove([first])
+    backups.prune()
+    backups.compact()
+    for name, content in indexes.items():
+        backups.store.put(name, [content])
+    repository = backups.opened()
+
+    def damaged() -> list[Damage]:
+        return check_repository(repository.store, backups.keys, CheckLevel.CHECKSUM, now=lambda: 1).damaged
+
+    assert damaged()
+    backups.prune()
+    assert not damaged()
+    backups.compact()
+    assert backups.read(second) == after
+
+
+def test_a_node_that_has_told_nothing_may_compact(backups: Backups, source: Path) -> None:
+    """Nothing of its own is there to be cut."""
+    first, *_ = two_states(backups, source)
+    backups.remove([first])
+    backups.prune()
+    other = backups.other_node(backups.caches.parent / "other")
+    for _ in range(2):
+        other.compact()
+    assert other.prune().packs_pending == 0
