@@ -74,6 +74,15 @@ SUITES = (
         environment={"HOLDFAST_HISTORIES": "100"},
     ),
     Suite(
+        "interleavings",
+        "writers, pruners and readers of a repository in any interleaving, with crashes, sleepers and wrong clocks: "
+        "nothing that is needed is lost",
+        rounds=50,
+        per_round=2000,
+        arguments=["tests/property/test_repository_interleavings.py", "-k", "nothing_is_lost", "-n", "2"],
+        environment={"HOLDFAST_INTERLEAVINGS": "2000"},
+    ),
+    Suite(
         "repository-faults",
         "every call of the storage fails in every way, every byte of a repository is flipped and every length cut; "
         "writers of objects are killed; sizes of what changed little, at full size (tests)",
