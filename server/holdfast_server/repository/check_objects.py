@@ -23,6 +23,8 @@ from holdfast_server.storage.objects import ObjectMissing, ObjectStore
 
 __all__ = ["check_config", "check_log", "check_runs", "check_slots", "check_snapshot_object"]
 
+#: How often a log is listed anew that changes while it is listed.
+_LISTS: Final = 20
 _LOG_NAME: Final = re.compile(r"log/([0-9a-f]{32})/([0-9]{16})")
 
 
@@ -107,7 +109,10 @@ def check_log(store: ObjectStore, keys: IndexKeys, known: Mapping[bytes, LogHead
     check = _LogCheck(store, keys, findings)
     listed = _listed_entries(store)
     # A list may show neither what is written meanwhile nor what goes with it.
-    while (again := _listed_entries(store)) != listed:
+    for _ in range(_LISTS):
+        again = _listed_entries(store)
+        if again == listed:
+            break
         listed = again
     for writer, sequences in sorted(listed.items()):
         check.chain(writer, sequences)

@@ -264,7 +264,10 @@ def _newest(store: ObjectStore, prefix: str) -> dict[bytes, int]:
     next one.
     """
     newest = _listed(store, prefix)
-    while (again := _listed(store, prefix)) != newest:
+    for _ in range(_TRIES):
+        again = _listed(store, prefix)
+        if again == newest:
+            break
         newest = again
     return newest
 
