@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 from holdfast_server.errors import DataLoss
@@ -50,10 +49,8 @@ __all__ = [
     "CheckReport",
     "CheckWatch",
     "Damage",
-    "Examination",
     "check_repository",
     "check_snapshot",
-    "examine",
 ]
 
 _RENEW_SECONDS: Final = 3600.0
@@ -86,37 +83,6 @@ def check_repository(
     every epoch, FailedPrecondition for another repository or version, what `watch.check` raises, and the store's own
     errors.
     """
-    return examine(
-        store, keys, level, now=now, marks=marks, fingerprint=fingerprint, content=content, percent=percent,
-        cursor=cursor, known_backups=known_backups, known_log=known_log, watch=watch,
-    ).report  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Examination:
-    """A check's report, and what it is made of: the packs, and what is known of each chunk."""
-
-    report: CheckReport
-    packs: PackCheck
-    states: ChunkStates
-
-
-def examine(
-    store: ObjectStore,
-    keys: RepositoryKeys,
-    level: CheckLevel,
-    *,
-    now: Callable[[], int],
-    marks: bytes | None = None,
-    fingerprint: bytes | None = None,
-    content: ContentKeys | None = None,
-    percent: float = 100.0,
-    cursor: str = "",
-    known_backups: Collection[str] = (),
-    known_log: Mapping[bytes, LogHead] | None = None,
-    watch: CheckWatch | None = None,
-) -> Examination:
-    """As `check_repository`, for who goes on to mend what was found."""
     content = _require_keys(level, content)
     report, watch = CheckReport(level), watch or CheckWatch()
     index_keys = IndexKeys(keys.index_key, keys.uuid)
@@ -143,7 +109,7 @@ def examine(
         _find_missing(reads, index_keys, wanted - found, findings)
         _forget_removed(store, run_ids, findings)
         report.bytes = reads.bytes
-    return Examination(report, packs, states)
+    return report
 
 
 def check_snapshot(

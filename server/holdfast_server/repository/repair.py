@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from holdfast_server.errors import Aborted, DataLoss, Reason
-from holdfast_server.repository.check import examine
+from holdfast_server.repository.check import check_repository
 from holdfast_server.repository.check_report import BackupDamage, CheckLevel, CheckWatch, Damage
 from holdfast_server.repository.content_keys import ContentKeys
 from holdfast_server.repository.copying import PackCopier, read_messages
@@ -96,12 +96,12 @@ def repair_repository(
     the store's own errors.
     """
     with repository.store.use_reserve():
-        exam = examine(
+        found = check_repository(
             repository.store, repository.keys, CheckLevel.READ_DATA if content else CheckLevel.CHECKSUM, now=now,
             marks=marks, fingerprint=repository.fingerprint, content=content, known_backups=list(known or ()),
             watch=check_watch,
         )  # fmt: skip
-        report = RepairReport(damaged=exam.report.damaged, backups_damaged=exam.report.backups_damaged)
+        report = RepairReport(damaged=found.damaged, backups_damaged=found.backups_damaged)
         bad_packs = {
             bytes.fromhex(one.object.removeprefix("packs/"))
             for one in report.damaged
