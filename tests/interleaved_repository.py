@@ -232,8 +232,18 @@ class Interleaving:
 
     def _read_all(self, actor: Actor, repository: Repository, node: Node, run_ids: list[str]) -> None:
         now = partial(self.steps.now_us, actor)
-        with ReadingRun(repository, RunKind.RESTORE, lambda: None, now, node.marks) as run:
+        before: list[set[str]] = []
+
+        def check() -> None:
+            """What was removed before the run was announced may be gone, with all it needs."""
+            if not before:
+                before.append(set(self.oracle.doomed))
+
+        with ReadingRun(repository, RunKind.RESTORE, check, now, node.marks) as run:
+            check()
             for run_id in run_ids:
+                if run_id in before[0]:
+                    continue
                 snapshot = repository.snapshot(run_id)
                 if snapshot is None:
                     self.oracle.require(run_id in self.oracle.doomed, f"{actor.name}: snapshot {run_id} is gone")
