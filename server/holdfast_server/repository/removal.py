@@ -21,7 +21,7 @@ from holdfast_server.repository.repository import Repository
 from holdfast_server.repository.run_marks import RunMark
 from holdfast_server.repository.runs import Run, RunKind, begin_run, has_ended, is_begun
 from holdfast_server.repository.sessions import run_ended
-from holdfast_server.repository.snapshots import Tombstone, end_run_as
+from holdfast_server.repository.snapshots import Tombstone, end_run_as, read_run_end
 from holdfast_server.repository.survey import Survey
 from holdfast_server.storage.objects import ObjectMissing
 
@@ -30,6 +30,8 @@ __all__ = ["MaintenanceWatch", "Removal", "Sweep"]
 #: A run that has not said for so long that it goes on is revoked.
 SILENT_US: Final = 24 * 3_600_000_000
 _RENEW_SECONDS: Final = 3600.0
+#: Runs that are revoked by a tombstone; the others only read.
+_BURIED: Final = (RunKind.BACKUP, RunKind.PRUNE, RunKind.COMPACT, RunKind.REPAIR)
 #: Packs that one entry of the log tells of.
 _PACKS_AT_ONCE: Final = 10_000
 
@@ -149,7 +151,8 @@ class Removal:
         if abs(self.now() - run.renew_us) <= SILENT_US:
             return ended
         if not ended:
-            if run.kind is RunKind.BACKUP and end_run_as(self.store, self.keys, Tombstone(run_id)):
+            # It may sleep, and must find that it is over: before it commits, or takes anything away.
+            if run.kind in _BURIED and end_run_as(self.store, self.keys, Tombstone(run_id)):
                 self.survey.run_ids.add(run_id)
             self.watch.tell(f"run {run_id} ({run.kind.lower()}) was silent for more than a day and is revoked")
             self.swept.runs_revoked += 1
@@ -193,6 +196,8 @@ class Removal:
         ready = self._ready(others)
         if ready and self.survey.is_outdated(self.repository):
             self.renew_survey()
+        if ready:
+            self._require_alive()
         free, moved = self._rescue(sorted(ready & self.survey.condemned.keys()))
         if moved:
             # Who began before the copies were there reads what was rescued where it was.
@@ -214,6 +219,15 @@ class Removal:
         left = self.survey.condemned
         self.swept.packs_pending, self.swept.bytes_pending = len(left), sum(left.values())
         self.swept.runs_waited_for = len(others) if left else 0
+
+    def _require_alive(self) -> None:
+        """Whoever revokes this run may forget what others condemned while it was under way: from then on the survey
+        proves nothing. What was condemned until now goes without harm later, too: nobody counts on it any more.
+
+        Raises Aborted/RUN_ENDED.
+        """
+        if read_run_end(self.store, self.keys, self._run.run_id) is not None:
+            raise run_ended(self._run.run_id)
 
     def tell_vanished(self) -> None:
         """Tell of packs that index objects list, that nobody has condemned and that are not there, if no snapshot

@@ -247,7 +247,7 @@ class BackupRun(_Session):
             end = read_run_end(self._store, self._keys, snapshot.run_id)
             if not isinstance(end, Snapshot):
                 raise run_ended(snapshot.run_id)
-            return end
+            snapshot = end
         self._refuse_removed(snapshot)
         return snapshot
 

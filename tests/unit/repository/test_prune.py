@@ -26,7 +26,7 @@ from holdfast_server.repository.format import snapshot_name
 from holdfast_server.repository.index import list_packs
 from holdfast_server.repository.log import LogReader
 from holdfast_server.repository.log_state import LogState
-from holdfast_server.repository.removal import SILENT_US
+from holdfast_server.repository.removal import SILENT_US, Removal
 from holdfast_server.repository.runs import begin_run, is_begun, list_runs
 from holdfast_server.repository.snapshots import Tombstone, read_run_end
 from holdfast_server.repository.survey import Survey
@@ -526,3 +526,50 @@ def test_a_node_that_has_told_nothing_may_compact(backups: Backups, source: Path
     for _ in range(2):
         other.compact()
     assert other.prune().packs_pending == 0
+
+
+def test_a_prune_that_was_revoked_takes_nothing_away(backups: Backups, source: Path) -> None:
+    """Another one may have forgotten by then which packs are gone that this one counts on."""
+    first, second, _, after = two_states(backups, source)
+    backups.remove([first])
+
+    repository = backups.opened()
+    now = 1_900_000_000_000_000
+    with Removal(repository, RunKind.PRUNE, now=lambda: now, watch=MaintenanceWatch(), marks=None) as removal:
+        removal.condemn(removal.survey.unneeded_packs(repository, busy=False))
+        assert backups.prune(now=lambda: now + 2 * SILENT_US).runs_revoked == 1
+        packs = list_packs(backups.store)
+        removal.store.put(f"packs/{next(iter(removal.survey.condemned)).hex()}", [b"x"])
+        with pytest.raises(Aborted) as caught:
+            removal.sweep()
+    assert caught.value.reason is Reason.RUN_ENDED
+    assert packs.keys() < list_packs(backups.store).keys()
+    assert backups.read(second) == after
+
+
+def test_a_removed_snapshot_is_not_acknowledged_to_another_attempt(backups: Backups, source: Path) -> None:
+    """It finds the snapshot of a third one, which is about to take it back."""
+    run_id = str(uuid.uuid4())
+    done: list[str] = []
+
+    class Racing(MemoryObjects):
+        def create_if_absent(self, name: str, content: bytes) -> bool:
+            if name == f"snapshots/{run_id}" and not done:
+                done.append(name)
+                backups.back_up(source, run_id=run_id)
+                committed = backups.store.get(name)
+                backups.remove([run_id])
+                backups.store.put(name, [committed])
+            return backups.store.create_if_absent(name, content)
+
+        def __getattribute__(self, name: str) -> object:
+            if name in ("put", "get", "size", "list", "delete"):
+                return getattr(backups.store, name)
+            return super().__getattribute__(name)
+
+    other = backups.other_node(backups.caches.parent / "other")
+    with pytest.raises(Aborted) as caught:
+        other.back_up(source, run_id=run_id, store=Racing())
+    assert caught.value.reason is Reason.RUN_ENDED
+    assert done
+    assert backups.snapshots() == {}
