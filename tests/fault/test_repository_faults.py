@@ -99,7 +99,7 @@ def test_one_call_fails(history: History, fault: Fault, all_calls: bool) -> None
         if not _fails(backups, history.source, run_id, failing):
             # The last calls look at the log and remove the run: a fault of writing does not befall them.
             assert fault.writing
-            assert fail_at >= failing.calls - 1
+            assert fail_at >= failing.calls - 2
             continue
         befallen.add(failing.fired)
         seen = backups.snapshots(recorded)
@@ -134,8 +134,8 @@ def _fails(backups: Backups, source: Path, run_id: str, failing: FailingObjects)
 @pytest.mark.parametrize("all_calls", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["", "all"])
 def test_the_disk_is_full_and_stays_so(history: History, all_calls: bool) -> None:
     backups, wanted = history.backups, snapshot(history.source)
-    # The last two calls look whether the log's entry is its newest, and remove the run.
-    for fail_at in spread(history.calls() - 2, all_calls):
+    # The last three calls look whether the log's entry is its newest, and remove the run.
+    for fail_at in spread(history.calls() - 3, all_calls):
         recorded = history.begin()
         failing = FailingObjects(RecordingObjects(recorded, history.audit), fail_at, Fault.ENOSPC, lasting=True)
         run_id = str(uuid.uuid4())
