@@ -11,7 +11,7 @@ from holdfast_server.repository import BackupDamage, CheckReport, CheckWatch, Da
 from holdfast_server.storage.names import escape
 from holdfast_server.tasks.run import TaskRun
 
-__all__ = ["FILE_LOST", "OBJECT_DAMAGED", "TaskWatch", "damage_error", "damage_record"]
+__all__ = ["FILE_LOST", "OBJECT_DAMAGED", "TaskSteps", "TaskWatch", "damage_error", "damage_record"]
 
 OBJECT_DAMAGED = "OBJECT_DAMAGED"
 FILE_LOST = "FILE_LOST"
@@ -20,23 +20,22 @@ _SHOWN = 100
 _PHASES = {"objects": "checking", "packs": "checking packs", "data": "reading packs", "snapshots": "checking backups"}
 
 
-class TaskWatch(CheckWatch):
-    """Tells a task how its check goes on. `sources` are source ids by backup id; without `names` no path is kept.
-    `besides`: it follows other work of the task, whose counts and totals stay as they are."""
+class TaskSteps:
+    """Tells a task how work on a repository goes on. `phases` are the words of its progress, by name.
 
-    def __init__(self, run: TaskRun, sources: Mapping[str, str], *, names: bool, besides: bool = False) -> None:
+    `besides`: the work follows other work of the task, whose counts and totals stay as they are.
+    """
+
+    def __init__(self, run: TaskRun, phases: Mapping[str, str], *, besides: bool) -> None:
         self._run = run
+        self._phases = phases
         self._besides = besides
-        self._sources = sources
-        self._names = names
-        #: The first lost paths of each backup.
-        self.paths: dict[str, list[str]] = {}
 
     def check(self) -> None:
         self._run.control.check()
 
     def phase(self, name: str) -> None:
-        self._run.progress.begin(_PHASES[name])
+        self._run.progress.begin(self._phases[name])
 
     def expect(self, size: int) -> None:
         if not self._besides:
@@ -47,6 +46,18 @@ class TaskWatch(CheckWatch):
             self._run.progress.advance(size)
         else:
             self._run.progress.count(size)
+
+
+class TaskWatch(TaskSteps, CheckWatch):
+    """Tells a task how its check goes on. `sources` are source ids by backup id; without `names` no path is kept.
+    `besides`: it follows other work of the task, whose counts and totals stay as they are."""
+
+    def __init__(self, run: TaskRun, sources: Mapping[str, str], *, names: bool, besides: bool = False) -> None:
+        super().__init__(run, _PHASES, besides=besides)
+        self._sources = sources
+        self._names = names
+        #: The first lost paths of each backup.
+        self.paths: dict[str, list[str]] = {}
 
     def damaged(self, damage: Damage) -> None:
         self._run.problem(

@@ -14,7 +14,7 @@ from holdfast_server.core.control import Problem
 from holdfast_server.core.repository_place import OpenRepository, heads_of
 from holdfast_server.errors import HoldfastError
 from holdfast_server.repository import Damage, MaintenanceWatch
-from holdfast_server.tasks.checking import OBJECT_DAMAGED
+from holdfast_server.tasks.checking import OBJECT_DAMAGED, TaskSteps
 from holdfast_server.tasks.run import TaskRun
 
 __all__ = ["TaskMaintenanceWatch", "keep_maintained", "maintenance_wishes", "tell_of_damage"]
@@ -27,28 +27,11 @@ _PHASES: Final[Mapping[str, str]] = {
 }
 
 
-class TaskMaintenanceWatch(MaintenanceWatch):
+class TaskMaintenanceWatch(TaskSteps, MaintenanceWatch):
     """Tells a task. `besides`: the work follows that of the task, whose counts and totals stay as they are."""
 
     def __init__(self, run: TaskRun, *, besides: bool = False) -> None:
-        self._run = run
-        self._besides = besides
-
-    def check(self) -> None:
-        self._run.control.check()
-
-    def phase(self, name: str) -> None:
-        self._run.progress.begin(_PHASES[name])
-
-    def expect(self, size: int) -> None:
-        if not self._besides:
-            self._run.progress.set_totals(size, 0, work=1.0)
-
-    def advance(self, size: int) -> None:
-        if self._besides:
-            self._run.progress.advance(size)
-        else:
-            self._run.progress.count(size)
+        super().__init__(run, _PHASES, besides=besides)
 
     def tell(self, text: str) -> None:
         self._run.log(text)
