@@ -126,6 +126,8 @@ class History:
         tell_of_snapshot(other_node.opened(), four, NOW, locked=True)
         past.append(self.store.contents())
         assert cut_log(other_node.opened(), NOW)
+        tell_of_snapshot(other_node.opened(), four, NOW, name="of the other node")
+        assert cut_log(other_node.opened(), NOW)  # now what the first cut replaced goes
         remove_snapshots(self.node.opened(), [three], NOW)
         self._maintain([name for name in past[3] if name.startswith("packs/") and name not in past[2]])
         bury_run(self.node.opened(), str(uuid.uuid4()))

@@ -316,14 +316,16 @@ class LogWriter:
             if entry is not None:
                 return entry
 
-    def append_checkpoint(self, checkpoint: Checkpoint, now_us: int) -> LogEntry | None:
-        """Add a checkpoint of all that was read, and remove the entries before it; None, and nothing has changed, when
-        there is a newer entry than was read. Raises as `append`."""
+    def append_checkpoint(
+        self, checkpoint: Checkpoint, now_us: int, *, keep_from: int = MAX_SEQUENCE
+    ) -> LogEntry | None:
+        """Add a checkpoint of all that was read, and remove the entries before it, those from `keep_from` on excepted;
+        None, and nothing has changed, when there is a newer entry than was read. Raises as `append`."""
         entry = self._append_next([checkpoint], now_us)
         if entry is None:
             return None
         for sequence in LogReader(self._store, self._keys).sequences(entry.writer_id):
-            if sequence < entry.sequence:
+            if sequence < min(entry.sequence, keep_from):
                 self._store.delete(log_name(entry.writer_id, sequence))
         return entry
 

@@ -109,6 +109,8 @@ def cut_long_log(repository: Repository, log: Log, now_us: int) -> bool:
 def cut_log(repository: Repository, now_us: int, *, gone: Collection[bytes] = ()) -> bool:
     """Replace this node's chain by a checkpoint; false when there is nothing to gain, or another process was faster.
 
+    What the checkpoint replaces stays until the next one: a list of the log that is made while a chain is cut may show
+    neither the new entry nor the old ones.
     `gone` are packs that are neither in the store nor in an index object, so that nobody asks for them any more.
     Raises DataLoss/CHECKSUM_MISMATCH for a log that is damaged, and the store's own errors.
     """
@@ -122,7 +124,7 @@ def cut_log(repository: Repository, now_us: int, *, gone: Collection[bytes] = ()
     if sum(_size_of(one.fact) for one in kept) > _CHECKPOINT_MAX:
         return False
     writer = LogWriter(store, keys, own, log.vector)
-    if writer.append_checkpoint(Checkpoint(kept), now_us) is None:
+    if writer.append_checkpoint(Checkpoint(kept), now_us, keep_from=chain[0].sequence) is None:
         return False
     if epochs:
         # Content keys are told twice, in two objects: nothing else gives them to the slots of a sealed repository.

@@ -59,8 +59,8 @@ class RepairReport:
 
     `indexes_rebuilt` are index objects that could not be read, or were missing; `packs_adopted` packs that are listed
     again; `packs_set_aside` damaged or missing packs; `chunks_lost` are needed by snapshots and whole nowhere: a backup
-    of a source that still has them heals them. `log_mended`: entries were lost, and what they told is told again as
-    far as it is known. `damaged` is everything that was found, `backups_damaged` what it means for backups now.
+    of a source that still has them heals them. `log_mended`: entries were damaged, and what they told is told again
+    as far as it is known. `damaged` is everything that was found, `backups_damaged` what it means for backups now.
     """
 
     indexes_rebuilt: int = 0
@@ -130,8 +130,11 @@ def _mend_log(
     store, keys, own = repository.store, repository.index_keys, repository.keys.writer
     reader = LogReader(store, keys)
     log = reader.salvage()
+    for name in (replaced := _unreadable_replaced(reader, log)):
+        store.delete(name)
+        watch.tell(f"{name} was damaged and not needed any more, and was taken away")
     if not log.broken:
-        return False
+        return bool(replaced)
     _require_alone(repository)
     for writer_id in log.broken:
         for name in _made_up(reader, writer_id):
@@ -183,6 +186,20 @@ def _made_up(reader: LogReader, writer_id: bytes) -> list[str]:
             break
     first = next((at for at in sorted(names) if at - 1 not in sequences and at > 1), None)
     return [log_name(writer_id, at) for at in names if first is not None and at >= first]
+
+
+def _unreadable_replaced(reader: LogReader, log: Log) -> list[str]:
+    """The entries that nobody can read, of those that a checkpoint has replaced."""
+    found = []
+    for writer_id, chain in log.entries.items():
+        if chain and chain[0].is_checkpoint and writer_id not in log.broken:
+            for sequence in reader.sequences(writer_id):
+                try:
+                    if sequence < chain[0].sequence:
+                        reader.entry(writer_id, sequence)
+                except DataLoss:
+                    found.append(log_name(writer_id, sequence))
+    return found
 
 
 def _readable_facts(repository: Repository, log: Log) -> Iterator[TimedFact]:
@@ -346,7 +363,8 @@ def _foresee(
 ) -> None:
     survey = Survey.take(repository, check, tolerant=True)
     report.backups_given_up = len(_missed(repository, survey, lost))
-    report.log_mended = bool(survey.log.broken)
+    reader = LogReader(repository.store, repository.index_keys)
+    report.log_mended = bool(survey.log.broken or _unreadable_replaced(reader, survey.log))
     report.packs_set_aside = len(bad_packs - survey.state.expendable)
     report.packs_adopted = len(survey.loaded.adopted)
     report.indexes_rebuilt = max(len(survey.loaded.damaged), int(bool(survey.loaded.adopted)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from holdfast_server.repository.facts import Condemned, Removed, Swept
 from holdfast_server.repository.format import snapshot_name
 from holdfast_server.repository.index import list_packs
 from holdfast_server.repository.log import LogReader
-from holdfast_server.repository.log_state import LogState
+from holdfast_server.repository.log_state import LogState, cut_log
 from holdfast_server.repository.removal import SILENT_US, Removal
 from holdfast_server.repository.runs import begin_run, is_begun, list_runs
 from holdfast_server.repository.snapshots import Tombstone, read_run_end
@@ -35,6 +36,7 @@ from tests.harness import snapshot as tree_of
 from tests.repositories import Backups, packs_of, small_packs
 
 DAY_US = 24 * 3_600_000_000
+NOW = count(10**15)
 
 
 @pytest.fixture
@@ -368,11 +370,31 @@ def test_packs_come_back_after_a_crash_and_go_again(backups: Backups, source: Pa
     assert backups.prune().packs_deleted == deleted
 
 
+def test_what_a_checkpoint_replaces_goes_with_the_next_one(backups: Backups, source: Path) -> None:
+    """A list of the log that is made meanwhile shows the old entries or the new one."""
+
+    def entries() -> set[str]:
+        return {info.name for info in backups.store.list("log/")}
+
+    backups.back_up(source)
+    backups.back_up(source)
+    first = entries()
+    assert cut_log(backups.opened(), next(NOW))
+    assert entries() > first
+    assert not cut_log(backups.opened(), next(NOW))
+    backups.back_up(source)
+    second = entries() - first
+    assert cut_log(backups.opened(), next(NOW))
+    assert entries() > second
+    assert not entries() & first
+
+
 def test_the_log_is_cut_and_still_tells_what_is_needed(backups: Backups, source: Path) -> None:
     first, second, *_ = two_states(backups, source)
     backups.remove([first])
     backups.prune()
-    assert len(list(backups.store.list("log/"))) == 1
+    log = LogReader(backups.store, backups.opened().index_keys).read()
+    assert [entry.is_checkpoint for chain in log.entries.values() for entry in chain] == [True]
     told = state(backups)
     assert (told.committed, told.removed) == ({second}, {first})
     facts = [fact for _, fact in LogReader(backups.store, backups.opened().index_keys).read().facts()]

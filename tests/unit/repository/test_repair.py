@@ -235,6 +235,26 @@ def test_a_damaged_log_entry_is_told_again(
         assert is_whole(backups)
 
 
+@pytest.mark.parametrize("foreign", [False, True])
+def test_damaged_entries_that_a_checkpoint_replaced_are_taken_away(
+    backups: Backups, source: Path, foreign: bool
+) -> None:
+    run_id = backups.back_up(source).run_id
+    backups.back_up(source)
+    replaced = [info.name for info in backups.store.list("log/")]
+    assert cut_log(backups.opened(), next(_NOW))
+    flip(backups, replaced[0], 60)
+    assert not is_whole(backups)
+    node = backups.other_node(backups.caches.parent / "other") if foreign else backups
+    assert repair(node, dry_run=True).log_mended
+    assert repair(node).log_mended
+    assert replaced[0] not in contents(backups)
+    assert replaced[1] in contents(backups)
+    assert is_whole(backups)
+    assert not repair(node).log_mended
+    assert backups.read(run_id) == tree_of(source)
+
+
 def test_an_object_that_pretends_to_be_the_last_entry_is_taken_away(backups: Backups, source: Path) -> None:
     backups.back_up(source)
     writer = backups.keys.writer.writer_id
