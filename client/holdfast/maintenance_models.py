@@ -118,3 +118,4 @@ class RepairRepositoryResult:
     log_mended: bool
     runs_ended: int
     backups_given_up: int
+    config_restored: bool

@@ -134,6 +134,37 @@ def test_a_repair_and_a_backup_heal_what_the_source_still_has(
     assert made.show().state == repository_pb2.REPOSITORY_STATE_READY
 
 
+@pytest.mark.parametrize("harm", ["gone", "damaged"])
+def test_a_lost_config_is_put_back(server: Server, client: holdfast.Client, tmp_path: Path, harm: str) -> None:
+    made = Checked(server, tmp_path, f"headless-{harm}", backups=1)
+    config = made.folder / "config"
+    whole = config.read_bytes()
+    config.write_bytes(whole[:50]) if harm == "damaged" else config.unlink()
+    assert made.show().state != repository_pb2.REPOSITORY_STATE_READY
+    code, text = cli(server, "repository", "repair", made.name, "--dry-run")
+    assert (code, text) == (0, f"repository {made.name}:\n  the config would be put back\n")
+    assert not config.exists() or config.read_bytes() == whole[:50]
+    result = client.repositories.repair(made.name).result()
+    assert isinstance(result, holdfast.RepairRepositoryResult)
+    assert result.config_restored
+    assert config.read_bytes() == whole
+    assert_whole(made, 1)
+    assert made.show().state == repository_pb2.REPOSITORY_STATE_READY
+
+
+def test_a_folder_that_is_not_the_repository_gets_no_config(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when a disk is not mounted."""
+    made = Checked(server, tmp_path, "unmounted", backups=1)
+    made.folder.rename(tmp_path / "elsewhere")
+    made.folder.mkdir()
+    code, text = cli(server, "repository", "repair", made.name)
+    assert code != 0
+    assert "STORAGE_UNREACHABLE" in text + capsys.readouterr().err
+    assert not [*made.folder.iterdir()]
+
+
 def test_maintenance_after_a_backup_is_watched(server: Server, client: holdfast.Client, tmp_path: Path) -> None:
     made = Checked(server, tmp_path, "kept")
     change(made)

@@ -51,7 +51,8 @@ def show_repaired(session: Session, task: Task, result: RepairRepositoryResult) 
     would = "would be " if task.dry_run else ""
     mended = result.indexes_rebuilt + result.packs_adopted + result.packs_set_aside + result.runs_ended
     mended += result.backups_given_up
-    found = "" if mended or result.log_mended or result.damaged_backups else " nothing to repair"
+    mended += result.log_mended + result.config_restored
+    found = "" if mended or result.damaged_backups else " nothing to repair"
     session.line(f"repository {safe(result.repository_id)}:{found}")
     for number, noun, what in (
         (result.indexes_rebuilt, "index object", "rebuilt"),
@@ -62,6 +63,8 @@ def show_repaired(session: Session, task: Task, result: RepairRepositoryResult) 
     ):
         if number:
             session.line(f"  {count(number, noun)} {would}{what}")
+    if result.config_restored:
+        session.line(f"  the config {would or 'was '}put back")
     if result.log_mended:
         session.line(f"  the log {would or 'was '}mended")
     if result.chunks_lost:

@@ -679,7 +679,7 @@ class CheckRepositoryResult(_message.Message):
     def __init__(self, repository_id: _Optional[str] = ..., level: _Optional[_Union[_backup_pb2.VerifyLevel, str]] = ..., percent: _Optional[float] = ..., backups_checked: _Optional[int] = ..., packs_checked: _Optional[int] = ..., objects_checked: _Optional[int] = ..., files_checked: _Optional[int] = ..., bytes_checked: _Optional[int] = ..., damaged_objects: _Optional[_Iterable[str]] = ..., damaged_count: _Optional[int] = ..., damaged_backups: _Optional[_Iterable[_Union[BackupDamage, _Mapping]]] = ...) -> None: ...
 
 class RepairRepositoryResult(_message.Message):
-    __slots__ = ("repository_id", "indexes_rebuilt", "packs_adopted", "packs_set_aside", "chunks_lost", "damaged_backups", "log_mended", "runs_ended", "backups_given_up")
+    __slots__ = ("repository_id", "indexes_rebuilt", "packs_adopted", "packs_set_aside", "chunks_lost", "damaged_backups", "log_mended", "runs_ended", "backups_given_up", "config_restored")
     REPOSITORY_ID_FIELD_NUMBER: _ClassVar[int]
     INDEXES_REBUILT_FIELD_NUMBER: _ClassVar[int]
     PACKS_ADOPTED_FIELD_NUMBER: _ClassVar[int]
@@ -689,6 +689,7 @@ class RepairRepositoryResult(_message.Message):
     LOG_MENDED_FIELD_NUMBER: _ClassVar[int]
     RUNS_ENDED_FIELD_NUMBER: _ClassVar[int]
     BACKUPS_GIVEN_UP_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_RESTORED_FIELD_NUMBER: _ClassVar[int]
     repository_id: str
     indexes_rebuilt: int
     packs_adopted: int
@@ -698,4 +699,5 @@ class RepairRepositoryResult(_message.Message):
     log_mended: bool
     runs_ended: int
     backups_given_up: int
-    def __init__(self, repository_id: _Optional[str] = ..., indexes_rebuilt: _Optional[int] = ..., packs_adopted: _Optional[int] = ..., packs_set_aside: _Optional[int] = ..., chunks_lost: _Optional[int] = ..., damaged_backups: _Optional[_Iterable[_Union[BackupDamage, _Mapping]]] = ..., log_mended: bool = ..., runs_ended: _Optional[int] = ..., backups_given_up: _Optional[int] = ...) -> None: ...
+    config_restored: bool
+    def __init__(self, repository_id: _Optional[str] = ..., indexes_rebuilt: _Optional[int] = ..., packs_adopted: _Optional[int] = ..., packs_set_aside: _Optional[int] = ..., chunks_lost: _Optional[int] = ..., damaged_backups: _Optional[_Iterable[_Union[BackupDamage, _Mapping]]] = ..., log_mended: bool = ..., runs_ended: _Optional[int] = ..., backups_given_up: _Optional[int] = ..., config_restored: bool = ...) -> None: ...

@@ -11,6 +11,7 @@ from holdfast_server.repository.check import (
     check_snapshot,
 )
 from holdfast_server.repository.compact import CompactReport, compact_repository
+from holdfast_server.repository.config_repair import CONFIG_MAX, config_of, restore_config
 from holdfast_server.repository.content_keys import ContentKeys
 from holdfast_server.repository.counting import ChunkCounts, count_chunks
 from holdfast_server.repository.entries import Entry, EntryFlag, EntryKind, encode_entry
@@ -61,6 +62,7 @@ from holdfast_server.repository.tree import TreeRoot
 from holdfast_server.repository.writer import SnapshotWriter, StoredContent, Written
 
 __all__ = [
+    "CONFIG_MAX",
     "LARGE_FILE",
     "MAX_PROBLEMS",
     "BackupDamage",
@@ -117,6 +119,7 @@ __all__ = [
     "check_repository",
     "check_snapshot",
     "compact_repository",
+    "config_of",
     "count_chunks",
     "create_repository",
     "encode_entry",
@@ -134,6 +137,7 @@ __all__ = [
     "remove_slot",
     "remove_snapshots",
     "repair_repository",
+    "restore_config",
     "settle_run",
     "stated_id",
     "take_back_run",

@@ -60,7 +60,8 @@ class RepairReport:
     `indexes_rebuilt` are index objects that could not be read, or were missing; `packs_adopted` packs that are listed
     again; `packs_set_aside` damaged or missing packs; `chunks_lost` are needed by snapshots and whole nowhere: a backup
     of a source that still has them heals them. `log_mended`: entries were damaged, and what they told is told again
-    as far as it is known. `damaged` is everything that was found, `backups_damaged` what it means for backups now.
+    as far as it is known. `config_restored`: the caller put the config back before. `damaged` is
+    everything that was found, `backups_damaged` what it means for backups now.
     """
 
     indexes_rebuilt: int = 0
@@ -70,6 +71,7 @@ class RepairReport:
     runs_ended: int = 0
     backups_given_up: int = 0
     log_mended: bool = False
+    config_restored: bool = False
     damaged: list[Damage] = field(default_factory=list)
     backups_damaged: list[BackupDamage] = field(default_factory=list)
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from holdfast_server.core.kept_place import KeptPlace, write_place
+from holdfast_server.core.kept_place import KeptPlace, write_config, write_place
 from holdfast_server.core.new_repository import CONFIG, MadeRepository
 from holdfast_server.errors import AlreadyExists, FailedPrecondition, HoldfastError, Reason, Unavailable
 from holdfast_server.storage.descent import DIRECTORY_FLAGS
@@ -104,6 +104,7 @@ class NewRepositories:
                     probe(store)
                     write_place(kept, place)
                     made = make(os.path.join(self._base, repository_id.encode()))
+                    write_config(kept, made.objects[-1][1])
                     _write_journal(kept, folder, made.objects)
                     _publish(store, made.objects)
                     record(made)

@@ -10,12 +10,13 @@ from holdfast_server.catalog import backups, repositories
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.rows import BackupRow
 from holdfast_server.clock import Clock
+from holdfast_server.core.kept_place import put_config_back
 from holdfast_server.core.repository_place import OpenRepository, heads_of, require_newest
 from holdfast_server.errors import DataLoss, Reason
 from holdfast_server.repository import ContentKeys, KnownBackup, RepairReport, repair_repository
 from holdfast_server.tasks.checking import TaskWatch, damage_record
 from holdfast_server.tasks.maintaining import TaskMaintenanceWatch, keep_maintained
-from holdfast_server.tasks.repositories import open_repository, require_repository
+from holdfast_server.tasks.repositories import open_repository, repository_place, require_repository
 from holdfast_server.tasks.run import Outcome, TaskRun
 
 __all__ = ["RepairHandler"]
@@ -40,6 +41,12 @@ class RepairHandler:
         run.log(f"repairing repository {row.repository_id}")
         sources = {one.backup_id: one.source_id for one in known.values()}
         check_watch = TaskWatch(run, sources, names=not row.sealed)
+        config_restored = put_config_back(repository_place(row, self._data_dir), dry_run=dry_run)
+        if config_restored:
+            run.log("the config was damaged or gone" if dry_run else "the config was put back from the copy kept here")
+        if config_restored and dry_run:
+            text = "would put the config back; until then nothing else can be looked at"
+            return Outcome(_result(row.repository_id, RepairReport(config_restored=True), known, check_watch), text)
         with open_repository(row, self._data_dir) as opened:
             _require_newest(opened, row.log_vector)
             report = repair_repository(
@@ -53,6 +60,7 @@ class RepairHandler:
                 marks=opened.place.marks,
                 dry_run=dry_run,
             )
+            report.config_restored = config_restored
             if not dry_run:
                 self._keep(opened, report)
         result = _result(row.repository_id, report, known, check_watch)
@@ -104,6 +112,7 @@ def _result(repository_id: str, report: RepairReport, known: dict[str, BackupRow
         "log_mended": report.log_mended,
         "runs_ended": report.runs_ended,
         "backups_given_up": report.backups_given_up,
+        "config_restored": report.config_restored,
     }
 
 
@@ -113,6 +122,8 @@ def _sentence(report: RepairReport, *, dry_run: bool) -> str:
         f"{verb} {report.indexes_rebuilt} index objects, {'take' if dry_run else 'took'} {report.packs_adopted} packs "
         f"into the index again and set {report.packs_set_aside} damaged ones aside"
     )
+    if report.config_restored:
+        text += "; the config was put back"
     if report.log_mended:
         text += f"; the log {'would be' if dry_run else 'was'} mended"
     if report.backups_given_up:

@@ -3,7 +3,8 @@
 Each store is probed once after the worker's start, as soon as it can be reached; what it did wrong is kept in the
 catalog, and from then on the repository is refused, until a later start finds that it keeps its promises. Then the
 reading runs of dead processes are ended, at most a minute after their deaths, and once a day unfinished files removed
-that are a day old. Nothing of it delays a task, and a store that does not answer holds up nobody else.
+that are a day old, and a copy of the config is kept. Nothing of it delays a task, and a store that does not answer
+holds up nobody else.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from holdfast_server.catalog import repositories
 from holdfast_server.catalog.database import Database
 from holdfast_server.catalog.rows import RepositoryRow
 from holdfast_server.clock import Clock
+from holdfast_server.core.kept_place import keep_config
 from holdfast_server.core.repository_place import OpenRepository, RepositoryPlace, open_place
 from holdfast_server.errors import FailedPrecondition, HoldfastError, Reason
 from holdfast_server.repository import end_dead_runs, end_reading_run
@@ -102,6 +104,7 @@ class RepositoryCare:
             with open_place(place) as opened:
                 opened.store.clean(_UNFINISHED_SECONDS)
                 opened.store.keep_reserve()
+                keep_config(opened)
             tended.clean_at = time.monotonic() + _UNFINISHED_SECONDS
 
     def _keep(self, row: RepositoryRow, problem: str | None) -> None:

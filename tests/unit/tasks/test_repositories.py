@@ -141,7 +141,7 @@ def test_a_new_repository_opens_with_the_keys_of_the_data_directory(fixture: Fix
     assert stat.S_IMODE((fixture.base / "vault").stat().st_mode) == 0o700
     for path, mode in ((fixture.kept().parent, 0o700), (fixture.kept(), 0o700), (fixture.kept() / "keys", 0o600)):
         assert stat.S_IMODE(path.stat().st_mode) == mode
-    assert sorted(os.listdir(fixture.kept())) == ["keys", "place"]
+    assert sorted(os.listdir(fixture.kept())) == ["config", "keys", "place"]
     with open_repository(row, os.fsencode(fixture.data_dir)) as opened:
         assert opened.keys.content is not None
         assert opened.keys.content.to_text() == opened.repository.unlock(KEY_FILE).to_text()
@@ -326,7 +326,7 @@ def test_a_kill_at_any_step_is_finished_by_a_repeat(fixture: Fixture, stride: in
         made = fixture.registry.create(order, KEY, always)
         assert (made.recovery_key is None) == recorded, "a key that nobody saw must not guard the repository"
         assert made.row.state == RepositoryState.READY
-        assert sorted(os.listdir(fixture.kept(name))) == ["keys", "place"]
+        assert sorted(os.listdir(fixture.kept(name))) == ["config", "keys", "place"]
         with open_repository(made.row, os.fsencode(fixture.data_dir)) as opened:
             opened.repository.unlock(made.recovery_key or KEY_FILE)
         objects = sorted(path.parent.name for path in folder.rglob("*") if path.is_file())
