@@ -15,7 +15,7 @@ import pytest
 from holdfast.v1 import task_pb2
 from tests.harness import ENDED, SequenceRule, Server, failure_of, make_tree, snapshot, until
 
-MOMENTS = int(os.environ.get("HOLDFAST_CANCELS", "8"))
+MOMENTS = int(os.environ.get("HOLDFAST_CANCELS", "6"))
 SEED = int(os.environ.get("HOLDFAST_SEED", "2026"))
 CANCELLED, COMPLETED = task_pb2.TASK_STATE_CANCELLED, task_pb2.TASK_STATE_COMPLETED
 

@@ -19,7 +19,7 @@ from tests.coin_wallets import find_coins, make_wallet
 from tests.fault.test_kills import come_back, freeze_and_kill, run_time, wait_for_moment
 from tests.harness import PATIENCE, Server
 
-KILLS = int(os.environ.get("HOLDFAST_COIN_KILLS", "3"))
+KILLS = int(os.environ.get("HOLDFAST_COIN_KILLS", "2"))
 SEED = int(os.environ.get("HOLDFAST_SEED", "2026"))
 ROLES = ("worker", "all", "worker", "edge", "worker", "supervisor")
 FORMS = (export_pb2.COIN_FILE_FORMAT_BIN, export_pb2.COIN_FILE_FORMAT_ZIP, export_pb2.COIN_FILE_FORMAT_STACK)

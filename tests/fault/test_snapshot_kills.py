@@ -23,7 +23,7 @@ from tests.harness import PATIENCE, Server, make_tree, snapshot, until
 from tests.nonces import NonceAudit
 from tests.repositories import assert_nothing_sent_again, opened_at, packs_of, read_snapshots
 
-KILLS = int(os.environ.get("HOLDFAST_KILLS", "5"))
+KILLS = int(os.environ.get("HOLDFAST_KILLS", "2"))
 SEED = int(os.environ.get("HOLDFAST_SEED", "2026"))
 FILES = int(os.environ.get("HOLDFAST_FILES", "200"))
 #: New content of each backup, in MiB: a pack and a part of one.

@@ -24,7 +24,7 @@ from holdfast_server.repository.snapshots import Snapshot, end_run_as, snapshot_
 from holdfast_server.repository.survey import Survey
 from tests.interleaved_repository import Interleaving, Stage
 
-COUNT = int(os.environ.get("HOLDFAST_INTERLEAVINGS", "1000"))
+COUNT = int(os.environ.get("HOLDFAST_INTERLEAVINGS", "2000"))
 SEED = int(os.environ.get("HOLDFAST_SEED", "2026"))
 ONE = os.environ.get("HOLDFAST_INTERLEAVING")
 #: Interleavings that are tried to find out that a mutated protocol fails.
@@ -178,7 +178,7 @@ QUICK: dict[Mutation, int] = {
     does_not_look_again: 1,
     does_not_rescue: 5,
     writers_refer_to_condemned_packs: 4,
-    does_not_wait_for_runs: 147,
+    does_not_wait_for_runs: 191,
     commits_over_a_tombstone: 48,
     lists_runs_before_it_condemns: 33,
     condemns_in_silence: 273,

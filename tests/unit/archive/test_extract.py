@@ -235,13 +235,13 @@ def test_check_stops_and_leaves_no_descriptor(tmp_path: Path, format_name: str) 
 
 @pytest.mark.long
 @both
-def test_depth_5000(tmp_path: Path, format_name: str) -> None:
+def test_depth_5000(memory_path: Path, format_name: str) -> None:
     parts = [b"d"] * 5000
     entries = [directory(b"/".join(parts[: i + 1])) for i in range(len(parts))]
     entries.append(file(b"/".join([*parts, b"bottom"]), b"deep"))
-    result = whole(tmp_path, format_name, entries)
+    result = whole(memory_path, format_name, entries)
     assert result.directories == 5000
-    fd = os.open(tmp_path / "root", os.O_RDONLY)
+    fd = os.open(memory_path / "root", os.O_RDONLY)
     for part in parts:
         below = os.open(part, os.O_RDONLY, dir_fd=fd)
         os.close(fd)
@@ -249,7 +249,7 @@ def test_depth_5000(tmp_path: Path, format_name: str) -> None:
     assert os.listdir(fd) == ["bottom"]
     assert os.fstat(fd).st_mtime_ns == WHEN
     os.close(fd)
-    with opened(tmp_path) as around:
+    with opened(memory_path) as around:
         remove_tree(around, b"root")
 
 
