@@ -82,6 +82,8 @@ class Canary:
             content = path.read_bytes()
         except FileNotFoundError:
             return []
+        if not content.strip(b"\0"):
+            return []  # of a reserve for a full disk
         found = self.in_bytes(content, str(path))
         if content.startswith(b"SQLite format 3\0"):
             found += self._in_database(path)

@@ -13,7 +13,7 @@ from typing import IO
 
 from holdfast_server.app import prepare_data_dir, run_edge, run_worker, software_version
 from holdfast_server.config import Config, ConfigError, load_config
-from holdfast_server.process import attach
+from holdfast_server.process import attach, collect_no_garbage_yet
 from holdfast_server.rebuild_command import COMMAND as REBUILD
 from holdfast_server.rebuild_command import add_command as add_rebuild
 from holdfast_server.rebuild_command import run as run_rebuild
@@ -83,6 +83,7 @@ def _load(options: argparse.Namespace) -> Config:
 
 def _run_role(options: argparse.Namespace, config: Config) -> int:
     child = attach(options.life_fd, options.status_fd, options.parent)
+    collect_no_garbage_yet()
     if options.role == "edge":
         return run_edge(config, child, options.bound)
     owner = options.owner or _fresh_owner()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from holdfast_server.auth import ensure_admin_token
 from holdfast_server.clock import SystemClock
 from holdfast_server.config import Config, ConfigError
-from holdfast_server.process import Child, forbid_core_dumps, raise_file_limit
+from holdfast_server.process import Child, forbid_core_dumps, keep_what_is_loaded, raise_file_limit
 
 if TYPE_CHECKING:
     from holdfast_server.catalog.database import Database
@@ -97,6 +97,7 @@ def run_edge(config: Config, child: Child, bound: str | None) -> int:
     except OSError as error:
         child.report(fatal=f"[server] listen: {error}: stop what runs there, or choose another")
         return 1
+    keep_what_is_loaded()
     stop = _stop_signals()
     services.pump.start()
     ticker = threading.Thread(
@@ -243,6 +244,7 @@ def run_worker(config: Config, child: Child, owner: str, dead_owners: Sequence[s
     worker = Worker(owner, database, engine, handlers, housekeeper, clock, config.tasks.lease_seconds)
     consumer = DbosConsumer(config.database_url, owner, {"data": config.worker.max_tasks, "short": 2}, worker.execute)
     life = _backup_life(config, database, clock)
+    keep_what_is_loaded()
     stop = _stop_signals()
     worker.start(dead_owners, dead_before)
     threading.Thread(target=_keep_trash, args=(life, stop.first), name="trash", daemon=True).start()
