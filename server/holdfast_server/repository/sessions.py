@@ -34,7 +34,7 @@ from holdfast_server.repository.sending import JobPool
 from holdfast_server.repository.small_files import SmallFiles
 from holdfast_server.repository.snapshots import Snapshot, Tombstone, end_run_as, read_run_end
 from holdfast_server.repository.tree import TreeRoot
-from holdfast_server.repository.waste import NOTE_KEY, read_note, stale_numbers
+from holdfast_server.repository.waste import NOTE_KEY, Repacking, read_note
 from holdfast_server.repository.writer import SnapshotWriter, Written
 
 __all__ = [
@@ -193,7 +193,7 @@ class BackupRun(_Session):
         self.writer = SnapshotWriter(
             store, keys, _newest_key(repository, state), repository.config.compression_level, index,
             partial(self._small_files, index), old, FilesCacheWriter(files, source_id, cache_key, binding), pool,
-            self.check, on_stored, stale_numbers(index.chunks, note, index.chunks.raw_length),
+            self.check, on_stored, Repacking(index.chunks, note),
             Healing(keys, index.asked.values(), index.chunks),
         )  # fmt: skip
         self._stack.callback(self.writer.close)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from holdfast_server.repository.chunks import ChunkIndex
 from holdfast_server.storage.local import write_file
 
-__all__ = ["NOTE_KEY", "read_note", "stale_numbers", "too_small", "write_note"]
+__all__ = ["NOTE_KEY", "Repacking", "read_note", "too_small", "write_note"]
 
 #: The key of the files cache under which a source's note is.
 NOTE_KEY: Final = bytes(16)
@@ -48,18 +48,37 @@ def too_small(chunks: Iterable[tuple[int, bytes]]) -> bytes:
     return b"".join(chosen[: _MOST // _PREFIX]) if len(chosen) >= _SOME else b""
 
 
-def stale_numbers(index: ChunkIndex, note: bytes, size: Callable[[int], int]) -> set[int]:
-    """The chunks that a note names and that are there, as many as may be packed anew in one run."""
-    found: set[int] = set()
-    left = REPACKED_SIZE
-    for at in range(0, len(note) - _PREFIX + 1, _PREFIX):
-        number = index.find(note[at : at + _PREFIX])
-        if number >= 0 and number not in found:
-            left -= size(number)
-            if left < 0:
-                break
-            found.add(number)
-    return found
+class Repacking:
+    """What one backup packs anew. `numbers` are the chunks that a note names and that are there, as many as may be
+    packed anew in one run."""
+
+    def __init__(self, index: ChunkIndex, note: bytes) -> None:
+        self.numbers: set[int] = set()
+        self._index = index
+        self._before = len(index)
+        size = 0
+        for at in range(0, len(note) - _PREFIX + 1, _PREFIX):
+            number = index.find(note[at : at + _PREFIX])
+            if number >= 0 and number not in self.numbers:
+                if size + index.raw_length(number) > REPACKED_SIZE:
+                    break
+                size += index.raw_length(number)
+                self.numbers.add(number)
+        self._least = min(size, LEAST_AVERAGE)
+
+    def choose(self, numbers: Sequence[int]) -> int:
+        """Where a file is taken from that lies in these chunks: a place among them; -1 when it is to be stored anew.
+
+        One that is packed anew is not taken from another chunk that is as small: backups would take it from the one
+        and the other in turn, for as long as older snapshots need both, and never pack it.
+        """
+        stale = self.numbers
+        anew = bool(stale) and not stale.isdisjoint(numbers)
+        for place, number in enumerate(numbers):
+            own = number >= self._before
+            if number not in stale and (not anew or own or self._index.raw_length(number) >= self._least):
+                return place
+        return -1
 
 
 def write_note(folder: bytes, chunk_ids: Iterable[bytes]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -28,7 +28,7 @@ from holdfast_server.repository.sending import JobPool, PackSender
 from holdfast_server.repository.small_files import SmallFiles
 from holdfast_server.repository.tails import file_tail
 from holdfast_server.repository.tree import TreeRoot, TreeWriter
-from holdfast_server.repository.waste import NOTE_KEY, too_small
+from holdfast_server.repository.waste import NOTE_KEY, Repacking, too_small
 from holdfast_server.storage.objects import ObjectStore
 
 __all__ = ["SnapshotWriter", "StoredContent", "Written"]
@@ -90,10 +90,10 @@ class SnapshotWriter:
         pool: JobPool,
         check: Callable[[], None],
         on_stored: Callable[[int], None],
-        stale: Set[int] = frozenset(),
+        repacking: Repacking | None = None,
         healing: Healing | None = None,
     ) -> None:
-        """`stale` are numbers of chunks whose small files are stored anew, `healing` has chunks that were lost."""
+        """`repacking` says which small files are stored anew, `healing` has chunks that were lost."""
         self._healing = healing or None
         self._store = store
         self._keys = keys
@@ -117,7 +117,8 @@ class SnapshotWriter:
         self._stream_size = 0
         self._waiting: list[_Ready | _Pending] = []
         self._last_known: tuple[bytes, int] = (b"", -1)
-        self._stale = stale
+        self._repacking = repacking or Repacking(index.chunks, b"")
+        self._stale = self._repacking.numbers
         #: The chunks of small files that the snapshot needs.
         self._small_chunks: set[int] = set()
         #: Bytes of content that were not known.
@@ -333,14 +334,17 @@ class SnapshotWriter:
         found = table.lookup(digest)
         if found is None:
             return None
-        for one in (found, *table.lookup_all(digest)):
-            number = self._index.find(one.chunk)
-            if number < 0 or number in self._stale:
-                continue
-            if one.length == size and one.offset + size <= self._index.raw_length(number):
-                self._small_chunks.add(number)
-                return number, self._index.chunk_id(number), one.offset
-        return None
+        index = self._index
+        places = [
+            (index.find(one.chunk), one.offset) for one in (found, *table.lookup_all(digest)) if one.length == size
+        ]
+        sound = [(number, at) for number, at in places if number >= 0 and at + size <= index.raw_length(number)]
+        chosen = self._repacking.choose([number for number, _ in sound])
+        if chosen < 0:
+            return None
+        number, offset = sound[chosen]
+        self._small_chunks.add(number)
+        return number, index.chunk_id(number), offset
 
     def _refer(self, flags: int, value: bytes) -> int:
         """Count what a cached file refers to; gives where its tail ends, or -1 when something of it is not there."""

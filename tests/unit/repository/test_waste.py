@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from holdfast_server.repository import waste
+from holdfast_server.repository import waste, writer
 from holdfast_server.repository.chunks import ChunkIndex
 from holdfast_server.repository.survey import Survey
 from holdfast_server.storage.objects import MemoryObjects
@@ -107,5 +108,50 @@ def test_what_one_run_packs_anew_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     index = ChunkIndex(keep_keys=False)
     for length, chunk_id in chunks[::-1]:
         index.add_new(chunk_id, 1, length)
-    numbers = waste.stale_numbers(index, note + bytes(16) + b"xy", lambda number: index.raw_length(number) * 2)
-    assert sorted(index.raw_length(number) for number in numbers) == [1001, 1002, 1003, 1004, 1005]
+    monkeypatch.setattr(waste, "REPACKED_SIZE", 5_010)
+    numbers = waste.Repacking(index, note + bytes(16) + b"xy").numbers
+    assert sorted(index.raw_length(number) for number in numbers) == [1001, 1002, 1003, 1004]
+
+
+def test_what_is_packed_anew_is_not_taken_from_a_chunk_as_small(
+    backups: Backups, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as older snapshots needed both, files were taken from small chunks and from the one that they had been
+    packed into, by turns; nothing was packed any more, and each backup read them all."""
+    monkeypatch.setattr(waste, "LEAST_AVERAGE", 40_000)
+    counts = []
+
+    def counted(chunks: Iterable[tuple[int, bytes]]) -> bytes:
+        every = list(chunks)
+        counts.append(len(every))
+        return waste.too_small(every)
+
+    monkeypatch.setattr(writer, "too_small", counted)
+    backups.back_up(source)
+    for state in range(1, 61):
+        for number in random.Random(state).sample(range(100), 2):
+            (source / f"f{number:03}").write_bytes(content(number, state))
+        last = backups.back_up(source)  # every snapshot is kept
+    assert backups.read(last.run_id) == tree_of(source)
+    assert max(counts) <= 16
+
+
+def test_a_file_is_taken_from_where_it_may_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waste, "LEAST_AVERAGE", 5_000)
+    index = ChunkIndex(keep_keys=False)
+    lengths = [1_000, 2_000, 2_999, 3_000, 9_000]
+    ids = [number.to_bytes(1, "big") * 32 for number in range(len(lengths))]
+    small, stale, less, as_large, larger = (
+        index.add_new(own, 1, length) for own, length in zip(ids, lengths, strict=True)
+    )
+    repacking = waste.Repacking(index, ids[small][:16] + ids[stale][:16])
+    own = index.add_new(b"x" * 32, 1, 10)
+    assert repacking.numbers == {small, stale}
+    # What is not packed anew comes from anywhere, the rest from a chunk as large as all that is, or of this backup.
+    assert repacking.choose([less, larger]) == 0
+    assert repacking.choose([stale, less, as_large, larger]) == 2
+    assert repacking.choose([larger, stale]) == 0
+    assert repacking.choose([less, stale, own]) == 2
+    assert repacking.choose([less, small]) == -1
+    assert repacking.choose([]) == -1
+    assert waste.Repacking(index, b"").choose([less]) == 0
