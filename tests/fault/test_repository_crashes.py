@@ -24,7 +24,7 @@ from tests.nonces import NonceAudit, RecordingObjects
 from tests.repositories import Backups, assert_nothing_sent_again, packs_of, small_packs
 from tests.stores import CrashingObjects, CrashState, FailingObjects, Fault
 
-STATES = int(os.environ.get("HOLDFAST_CRASH_STATES", "500"))
+STATES = int(os.environ.get("HOLDFAST_CRASH_STATES", "200"))
 #: So many states are drawn from each history.
 STATES_EACH = 50
 SEED = int(os.environ.get("HOLDFAST_SEED", "2026"))
