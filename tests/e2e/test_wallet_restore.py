@@ -97,7 +97,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def story(shared_server: Server, base: Path) -> Story:
     """Its backups hold envelopes only."""
-    made = Story(shared_server, base, "guarded")
+    made = Story(shared_server, base, f"guarded-{base.name}")
     made.unlock()
     return made
 
@@ -119,7 +119,7 @@ def backups(story: Story) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def plain(shared_server: Server, base: Path) -> Story:
     """Never unlocked: its backups hold coins as they are."""
-    return Story(shared_server, base, "plain")
+    return Story(shared_server, base, f"plain-{base.name}")
 
 
 @pytest.mark.parametrize("archive_format", ["zip", "tar.gz", "tar.zst"])
