@@ -13,7 +13,7 @@ from typing import Final
 
 from holdfast_server.core.repository_place import KEYS, OpenRepository, RepositoryPlace, open_place
 from holdfast_server.errors import DataLoss
-from holdfast_server.repository import CONFIG_MAX, RepositoryKeys, config_of, restore_config
+from holdfast_server.repository import MAX_CONFIG, RepositoryKeys, config_of, restore_config
 from holdfast_server.storage.descent import DIRECTORY_FLAGS
 from holdfast_server.storage.local import fsync_directory, write_file
 
@@ -140,7 +140,7 @@ def keep_repository(folder: bytes, place: KeptPlace, keys: RepositoryKeys | None
 def _read(folder: bytes, name: bytes) -> bytes:
     fd = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     with open(fd, "rb") as file:
-        return file.read(max(_MAX_FILE, CONFIG_MAX))
+        return file.read(max(_MAX_FILE, MAX_CONFIG))
 
 
 def _sync(path: bytes) -> None:

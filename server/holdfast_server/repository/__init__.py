@@ -11,7 +11,8 @@ from holdfast_server.repository.check import (
     check_snapshot,
 )
 from holdfast_server.repository.compact import CompactReport, compact_repository
-from holdfast_server.repository.config_repair import CONFIG_MAX, config_of, restore_config
+from holdfast_server.repository.config import MAX_CONFIG
+from holdfast_server.repository.config_repair import config_of, restore_config
 from holdfast_server.repository.content_keys import ContentKeys
 from holdfast_server.repository.counting import ChunkCounts, count_chunks
 from holdfast_server.repository.entries import Entry, EntryFlag, EntryKind, encode_entry
@@ -62,8 +63,8 @@ from holdfast_server.repository.tree import TreeRoot
 from holdfast_server.repository.writer import SnapshotWriter, StoredContent, Written
 
 __all__ = [
-    "CONFIG_MAX",
     "LARGE_FILE",
+    "MAX_CONFIG",
     "MAX_PROBLEMS",
     "BackupDamage",
     "BackupRun",

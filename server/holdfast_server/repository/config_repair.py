@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from typing import Final
 
-from holdfast_server.errors import DataLoss
+from holdfast_server.errors import DataLoss, FailedPrecondition
 from holdfast_server.repository.config import MAX_CONFIG, RepositoryConfig, fingerprint_of
 from holdfast_server.repository.crypto import IndexKeys
 from holdfast_server.repository.format import CONFIG_NAME, SEALED_OBJECT_MAX, damaged
@@ -13,10 +13,8 @@ from holdfast_server.repository.keys import RepositoryKeys
 from holdfast_server.repository.repository import Repository
 from holdfast_server.storage.objects import ObjectMissing, ObjectStore
 
-__all__ = ["CONFIG_MAX", "config_of", "restore_config"]
+__all__ = ["config_of", "restore_config"]
 
-#: No config has more bytes.
-CONFIG_MAX: Final = MAX_CONFIG
 #: How many objects of a store are tried at most, until one shows whose it is.
 _TRIED: Final = 64
 
@@ -37,7 +35,8 @@ def restore_config(
 
     Nothing is written where it is not certain to belong: `kept` must be what was written with these keys, and what
     `fingerprint` (32 bytes) says was seen, and the store must hold entries of this repository's log. An empty folder
-    may be a disk that is not there. Raises the store's own errors.
+    may be a disk that is not there. A config that is whole is never replaced, whatever it says, nor one of another
+    version. Raises the store's own errors.
     """
     try:
         stored = store.get(CONFIG_NAME, 0, MAX_CONFIG + 1)
@@ -48,13 +47,23 @@ def restore_config(
         RepositoryConfig.decode(kept, index_keys)
     except DataLoss:
         return False
-    meant = fingerprint or fingerprint_of(kept)
-    if hmac.compare_digest(fingerprint_of(stored), meant) or not hmac.compare_digest(fingerprint_of(kept), meant):
+    if fingerprint is not None and not hmac.compare_digest(fingerprint_of(kept), fingerprint):
         return False
-    if not _is_of(store, index_keys):
+    if _is_whole(stored, index_keys) or not _is_of(store, index_keys):
         return False
     if not dry_run:
         store.put(CONFIG_NAME, [kept])
+    return True
+
+
+def _is_whole(stored: bytes, keys: IndexKeys) -> bool:
+    """Whether it is no damage that keeps a config from being read."""
+    try:
+        RepositoryConfig.decode(stored, keys)
+    except DataLoss:
+        return False
+    except FailedPrecondition:
+        pass  # of a version that other software knows
     return True
 
 

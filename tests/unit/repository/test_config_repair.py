@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from holdfast_server.errors import DataLoss, HoldfastError
+from holdfast_server.errors import DataLoss, FailedPrecondition, HoldfastError
 from holdfast_server.repository import Repository, config_of, restore_config
 from holdfast_server.storage.objects import MemoryObjects
 from tests.harness import snapshot as tree_of
@@ -74,6 +75,18 @@ def test_nothing_is_written_where_it_is_not_certain_to_belong(backups: Backups, 
     strange = MemoryObjects({name: bytes(300) for name in state if name.startswith("log/")})
     assert not restore_config(strange, backups.keys, kept, backups.fingerprint)
     assert "config" not in strange.contents()
+
+
+def test_a_config_of_another_version_or_another_that_is_whole_is_never_replaced(backups: Backups) -> None:
+    kept = config_of(backups.opened())
+    newer = kept[:8] + (2).to_bytes(2, "little") + kept[10:]
+    other = replace(backups.opened().config, software="other").encode(backups.opened().index_keys)
+    for content in (newer, other):
+        backups.store.put("config", [content])
+        with pytest.raises(FailedPrecondition):
+            backups.opened()
+        assert not restored(backups, kept)
+        assert backups.store.get("config") == content
 
 
 def test_a_config_that_was_changed_meanwhile_is_not_kept(backups: Backups) -> None:
