@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from holdfast_server.repository.chunks import ChunkIndex
@@ -66,19 +66,22 @@ class Repacking:
                 self.numbers.add(number)
         self._least = min(size, LEAST_AVERAGE)
 
-    def choose(self, numbers: Sequence[int]) -> int:
-        """Where a file is taken from that lies in these chunks: a place among them; -1 when it is to be stored anew.
+    def choose(self, places: Iterable[tuple[int, int]]) -> tuple[int, int] | None:
+        """From which of its places, (chunk's number, offset), a file is taken; None when it is to be stored anew.
 
         One that is packed anew is not taken from another chunk that is as small: backups would take it from the one
         and the other in turn, for as long as older snapshots need both, and never pack it.
         """
         stale = self.numbers
-        anew = bool(stale) and not stale.isdisjoint(numbers)
-        for place, number in enumerate(numbers):
+        if not stale:
+            return next(iter(places), None)
+        every = list(places)
+        anew = any(number in stale for number, _ in every)
+        for number, offset in every:
             own = number >= self._before
             if number not in stale and (not anew or own or self._index.raw_length(number) >= self._least):
-                return place
-        return -1
+                return number, offset
+        return None
 
 
 def write_note(folder: bytes, chunk_ids: Iterable[bytes]) -> None:

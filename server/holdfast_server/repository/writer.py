@@ -11,6 +11,7 @@ import struct
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, TypeAlias
 
 from blake3 import blake3
@@ -335,14 +336,17 @@ class SnapshotWriter:
         if found is None:
             return None
         index = self._index
-        places = [
-            (index.find(one.chunk), one.offset) for one in (found, *table.lookup_all(digest)) if one.length == size
-        ]
-        sound = [(number, at) for number, at in places if number >= 0 and at + size <= index.raw_length(number)]
-        chosen = self._repacking.choose([number for number, _ in sound])
-        if chosen < 0:
+        places = (
+            (index.find(one.chunk), one.offset)
+            for one in chain((found,), table.lookup_all(digest))
+            if one.length == size
+        )
+        chosen = self._repacking.choose(
+            (number, at) for number, at in places if number >= 0 and at + size <= index.raw_length(number)
+        )
+        if chosen is None:
             return None
-        number, offset = sound[chosen]
+        number, offset = chosen
         self._small_chunks.add(number)
         return number, index.chunk_id(number), offset
 

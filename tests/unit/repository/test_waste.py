@@ -147,11 +147,19 @@ def test_a_file_is_taken_from_where_it_may_stay(monkeypatch: pytest.MonkeyPatch)
     repacking = waste.Repacking(index, ids[small][:16] + ids[stale][:16])
     own = index.add_new(b"x" * 32, 1, 10)
     assert repacking.numbers == {small, stale}
+
+    def chosen(*numbers: int) -> int | None:
+        place = repacking.choose((number, 7) for number in numbers)
+        assert place is None or place[1] == 7
+        return place and place[0]
+
     # What is not packed anew comes from anywhere, the rest from a chunk as large as all that is, or of this backup.
-    assert repacking.choose([less, larger]) == 0
-    assert repacking.choose([stale, less, as_large, larger]) == 2
-    assert repacking.choose([larger, stale]) == 0
-    assert repacking.choose([less, stale, own]) == 2
-    assert repacking.choose([less, small]) == -1
-    assert repacking.choose([]) == -1
-    assert waste.Repacking(index, b"").choose([less]) == 0
+    assert chosen(less, larger) == less
+    assert chosen(stale, less, as_large, larger) == as_large
+    assert chosen(larger, stale) == larger
+    assert chosen(less, stale, own) == own
+    assert chosen(less, small) is None
+    assert chosen() is None
+    repacking = waste.Repacking(index, b"")
+    assert chosen(less, larger) == less
+    assert chosen() is None
